@@ -1,0 +1,61 @@
+"""Floor 2: the sizes and switches of one decoder, as a frozen, hashable value.
+
+What enters: numbers. What leaves: `ModelConfig`, a static argument of every program. Reading a checkpoint's own
+configuration file into it is `hf`'s and `gguf`'s business.
+"""
+
+import dataclasses
+
+from jaxreason.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """A pre-norm decoder with rotary positions, grouped-query attention and a gated SiLU MLP (Llama's shape).
+
+  Attributes:
+    vocab_size: V, rows of the embedding.
+    embed: D, width of the residual stream.
+    layers: L.
+    heads: N, query heads.
+    kv_heads: K, key/value heads; N is a multiple of K.
+    head_dim: H, even.
+    mlp: F, width of the gated MLP.
+    rope_theta: base of the rotary frequencies.
+    norm_eps: added to the mean square in RMSNorm.
+    tie_embeddings: whether the embedding is also the output matrix.
+    qkv_bias: biases on the query, key and value projections (Qwen2).
+    qk_norm: RMSNorm over H on queries and keys (Qwen3).
+    max_positions: the longest sequence the checkpoint declares.
+    compute_dtype: dtype of the matrix products; softmax, norms and logits are float32 whatever this says.
+    remat: "none" keeps every activation of a block for the backward pass, "block" recomputes each block.
+  """
+
+  vocab_size: int
+  embed: int
+  layers: int
+  heads: int
+  kv_heads: int
+  head_dim: int
+  mlp: int
+  rope_theta: float = 10_000.0
+  norm_eps: float = 1e-5
+  tie_embeddings: bool = True
+  qkv_bias: bool = False
+  qk_norm: bool = False
+  max_positions: int = 2048
+  compute_dtype: str = "float32"
+  remat: str = "none"
+
+  def __post_init__(self):
+    for name in ("vocab_size", "embed", "layers", "heads", "kv_heads", "head_dim", "mlp", "max_positions"):
+      if getattr(self, name) < 1:
+        raise UserError(f"model.{name} expected at least 1, got {getattr(self, name)}")
+    if self.heads % self.kv_heads:
+      raise UserError(f"model.heads expected a multiple of kv_heads={self.kv_heads}, got {self.heads}")
+    if self.head_dim % 2:
+      raise UserError(f"model.head_dim expected even (rotary pairs), got {self.head_dim}")
+    if self.compute_dtype not in ("float32", "bfloat16", "float16"):
+      raise UserError(f"model.compute_dtype expected float32, bfloat16 or float16, got {self.compute_dtype!r}")
+    if self.remat not in ("none", "block"):
+      raise UserError(f"model.remat expected none or block, got {self.remat!r}")

@@ -1,0 +1,162 @@
+"""Floor 2: the decoder, tokens to hidden states.
+
+What enters: parameters, tokens and their positions. What leaves: hidden states after the last norm, never logits, so that
+[B, T, V] need not exist in training: `jaxreason.logprobs` turns hidden states into log-probabilities in chunks, and
+`unembed` gives logits of the few positions that are sampled.
+
+Without a cache the stacked blocks run under `lax.scan`; with one, the layers run one by one, each with its own cache
+arrays. Both call the same `_block`. B sequences, T tokens, D embed, N heads, K kv heads, H head dim, F mlp, V vocab.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxreason.errors import UserError
+from jaxreason.model import attention
+from jaxreason.model import cache as caches
+from jaxreason.model.config import ModelConfig
+from jaxreason.model.weights import Block, Params
+from jaxreason.sharding import shard
+
+
+@struct.dataclass
+class Output:
+  """What `apply` returns."""
+
+  hidden: jax.Array  # [B, T, D] after the final norm, in the compute dtype
+  cache: caches.Cache | None  # the cache with the T tokens written, None when none was given
+  aux: Any  # reserved for routed (mixture-of-experts) models: None for dense ones
+
+
+def apply(params: Params, config: ModelConfig, tokens, positions, *, segments=None, cache=None, routing=None) -> Output:
+  """Hidden states of a batch of tokens.
+
+  Args:
+    params: parameters; `blocks` stacked [L, ...], or a tuple of L blocks (the rollout's copy).
+    config: static.
+    tokens: [B, T] int32.
+    positions: [B, T] int32, for the rotary embedding; they restart where a packed sample starts.
+    segments: [B, T] int32 with 0 for padding, or a pair (group, response) of such arrays; None means one sequence a row.
+      With a cache only padding (0) and real tokens (anything else) are told apart.
+    cache: a `cache.Cache` with room for T more tokens, or None. Tokens are written at each row's next slot and attend to
+      every slot that holds a position up to their own.
+    routing: reserved for mixture-of-experts models; must be None for a dense one.
+
+  Returns:
+    `Output(hidden [B, T, D], cache, aux)`.
+
+  Raises:
+    UserError: shapes that do not match, or routing for a dense model.
+  """
+  if tokens.ndim != 2 or tokens.shape != positions.shape:
+    raise UserError(f"decoder.apply expected tokens and positions of one shape [B, T], got {tokens.shape} and {positions.shape}")
+  if routing is not None:
+    raise UserError("decoder.apply got routing for a dense model; leave routing=None")
+  x = shard(embed(params, config, tokens), ("batch", "length", "embed"))
+  if cache is None:
+    mask = attention.sequence_mask(segments, *tokens.shape)
+    x = _run_blocks(params.blocks, config, x, positions, mask)
+  else:
+    valid = jnp.ones(tokens.shape, bool) if segments is None else _first(segments) != 0
+    x, cache = _run_with_cache(params.blocks, config, x, positions, valid, cache)
+  return Output(hidden=rms_norm(x, params.final_norm, config.norm_eps), cache=cache, aux=None)
+
+
+def unembed(params: Params, config: ModelConfig, hidden) -> jax.Array:
+  """Logits [..., V] in float32 from hidden states [..., D]."""
+  matrix = head(params).astype(config.compute_dtype)
+  return jnp.einsum("...d,vd->...v", hidden.astype(config.compute_dtype), matrix, preferred_element_type=jnp.float32)
+
+
+def head(params: Params) -> jax.Array:
+  """The output matrix [V, D]: the head, or the embedding when it is tied."""
+  return params.embedding if params.head is None else params.head
+
+
+def embed(params: Params, config: ModelConfig, tokens) -> jax.Array:
+  """[B, T, D] in the compute dtype."""
+  return params.embedding[tokens].astype(config.compute_dtype)
+
+
+def rms_norm(x, scale, eps: float) -> jax.Array:
+  """x / rms(x) · scale over the last axis, computed in float32 (Zhang & Sennrich 2019, https://arxiv.org/abs/1910.07467)."""
+  wide = x.astype(jnp.float32)
+  wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
+  return (wide * scale.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + scale.shape)).astype(x.dtype)
+
+
+def layer(blocks: Block | tuple[Block, ...], index: int) -> Block:
+  """Block `index`, from stacked or separate blocks."""
+  return blocks[index] if isinstance(blocks, tuple) else jax.tree.map(lambda leaf: leaf[index], blocks)
+
+
+def _run_blocks(blocks, config, x, positions, mask):
+  def body(x, block):
+    return _block(block, config, x, positions, lambda q, k, v: (attention.attend(q, _heads_first(k), _heads_first(v), mask), None))
+
+  if config.remat == "block":
+    body = jax.checkpoint(body)
+  if isinstance(blocks, tuple):
+    for block in blocks:
+      x, _ = body(x, block)
+    return x
+  return jax.lax.scan(body, x, blocks)[0]
+
+
+def _run_with_cache(blocks, config, x, positions, valid, cache):
+  at = cache.used
+  cache = caches.write_positions(cache, positions, valid)
+  mask = attention.cache_mask(cache.positions, positions)
+  keys, values = [], []
+  for index in range(config.layers):
+
+    def attend(q, k, v, index=index):
+      key = caches.write(cache.keys[index], _heads_first(k), at)
+      value = caches.write(cache.values[index], _heads_first(v), at)
+      return attention.attend(q, key, value, mask), (key, value)
+
+    x, (key, value) = _block(layer(blocks, index), config, x, positions, attend)
+    keys.append(key)
+    values.append(value)
+  return x, cache.replace(keys=tuple(keys), values=tuple(values))
+
+
+def _block(block: Block, config: ModelConfig, x, positions, attend):
+  """One pre-norm block; `attend(q, k, v) -> (attended, kept)` decides where keys and values live."""
+  project = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+  dtype = jnp.dtype(config.compute_dtype)
+
+  h = rms_norm(x, block.attention_norm, config.norm_eps)
+  q, k, v = (_project_heads(h, matrix, bias, dtype) for matrix, bias in (
+    (block.query, block.query_bias), (block.key, block.key_bias), (block.value, block.value_bias)))  # fmt: skip
+  if config.qk_norm:
+    q, k = rms_norm(q, block.query_norm, config.norm_eps), rms_norm(k, block.key_norm, config.norm_eps)
+  q, k = (attention.rotate(part, positions, config.rope_theta) for part in (q, k))
+  attended, kept = attend(q, k, v)
+  x = x + project("btnh,dnh->btd", attended, block.output.astype(dtype)).astype(dtype)
+
+  h = rms_norm(x, block.mlp_norm, config.norm_eps)
+  gate = project("btd,fd->btf", h, block.gate.astype(dtype))
+  up = project("btd,fd->btf", h, block.up.astype(dtype))
+  inner = shard((jax.nn.silu(gate) * up).astype(dtype), ("batch", "length", "mlp"))
+  x = x + project("btf,df->btd", inner, block.down.astype(dtype)).astype(dtype)
+  return shard(x, ("batch", "length", "embed")), kept
+
+
+def _project_heads(h, matrix, bias, dtype):
+  out = jnp.einsum("btd,nhd->btnh", h, matrix.astype(dtype), preferred_element_type=jnp.float32)
+  if bias is not None:
+    out = out + bias.astype(jnp.float32)[None, None]
+  return out.astype(dtype)
+
+
+def _heads_first(x_BTKH):
+  return jnp.swapaxes(x_BTKH, 1, 2)
+
+
+def _first(segments):
+  return segments[0] if isinstance(segments, tuple) else segments

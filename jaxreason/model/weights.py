@@ -1,0 +1,150 @@
+"""Floor 2: the one table of weights.
+
+What enters: a `ModelConfig`. What leaves: a tree of `Weight(shape, axes, init, name)` in the very structure that the
+parameters have, from which initialisation, abstract shapes, shardings, the parameter count and the Hugging Face names
+are all read with `jax.tree.map`.
+
+Matrices are [out, in], as checkpoints store them; heads are an axis of their own. L layers, D embed, N heads, K kv heads,
+H head dim, F mlp, V vocab.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxreason.model.config import ModelConfig
+from jaxreason.sharding import RULES, sharding
+
+
+@struct.dataclass
+class Block:
+  """One transformer block, or L of them stacked on a leading axis. Absent parts are None."""
+
+  attention_norm: Any  # [D]
+  query: Any  # [N, H, D]
+  key: Any  # [K, H, D]
+  value: Any  # [K, H, D]
+  output: Any  # [D, N, H]
+  mlp_norm: Any  # [D]
+  gate: Any  # [F, D]
+  up: Any  # [F, D]
+  down: Any  # [D, F]
+  query_bias: Any = None  # [N, H]
+  key_bias: Any = None  # [K, H]
+  value_bias: Any = None  # [K, H]
+  query_norm: Any = None  # [H]
+  key_norm: Any = None  # [H]
+
+
+@struct.dataclass
+class Params:
+  """All parameters. `blocks` is one `Block` whose leaves are stacked [L, ...]; leaves are bare arrays."""
+
+  embedding: Any  # [V, D]
+  blocks: Block
+  final_norm: Any  # [D]
+  head: Any = None  # [V, D], None when the embedding is tied
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+  """One row of the table.
+
+  Attributes:
+    shape: of the parameter as we hold it, layers stacked first.
+    axes: logical axis name of each dimension.
+    init: standard deviation of the normal it is drawn from; 0.0 is zeros, None is ones.
+    name: its Hugging Face name; "{layer}" stands for the layer's number, and the file holds it with heads flattened.
+  """
+
+  shape: tuple[int, ...]
+  axes: tuple[str | None, ...]
+  init: float | None
+  name: str
+
+
+def weights(config: ModelConfig) -> Params:
+  """The table: a `Params` whose leaves are `Weight`s.
+
+  Projections start at 1/sqrt(fan-in), those that write to the residual stream a further 1/sqrt(2 L) smaller
+  (Radford et al. 2019, section 2.3), and the embedding at 1/sqrt(D), so that a tied head starts with logits of order one.
+  """
+  L, D, N, K, H, F, V = (
+    config.layers, config.embed, config.heads, config.kv_heads, config.head_dim, config.mlp, config.vocab_size,
+  )  # fmt: skip
+  residual = 1 / math.sqrt(2 * L)
+  layer = "model.layers.{layer}."
+  attention, mlp = layer + "self_attn.", layer + "mlp."
+
+  def row(shape, axes, init, name):
+    return Weight((L, *shape), ("layers", *axes), init, name)
+
+  def bias(heads, axis, name):
+    return row((heads, H), (axis, "head_dim"), 0.0, attention + name) if config.qkv_bias else None
+
+  def norm(name):
+    return row((H,), ("head_dim",), None, attention + name) if config.qk_norm else None
+
+  blocks = Block(
+    attention_norm=row((D,), (None,), None, layer + "input_layernorm.weight"),
+    query=row((N, H, D), ("heads", "head_dim", "embed"), D**-0.5, attention + "q_proj.weight"),
+    key=row((K, H, D), ("kv_heads", "head_dim", "embed"), D**-0.5, attention + "k_proj.weight"),
+    value=row((K, H, D), ("kv_heads", "head_dim", "embed"), D**-0.5, attention + "v_proj.weight"),
+    output=row((D, N, H), ("embed", "heads", "head_dim"), (N * H) ** -0.5 * residual, attention + "o_proj.weight"),
+    mlp_norm=row((D,), (None,), None, layer + "post_attention_layernorm.weight"),
+    gate=row((F, D), ("mlp", "embed"), D**-0.5, mlp + "gate_proj.weight"),
+    up=row((F, D), ("mlp", "embed"), D**-0.5, mlp + "up_proj.weight"),
+    down=row((D, F), ("embed", "mlp"), F**-0.5 * residual, mlp + "down_proj.weight"),
+    query_bias=bias(N, "heads", "q_proj.bias"),
+    key_bias=bias(K, "kv_heads", "k_proj.bias"),
+    value_bias=bias(K, "kv_heads", "v_proj.bias"),
+    query_norm=norm("q_norm.weight"),
+    key_norm=norm("k_norm.weight"),
+  )
+  return Params(
+    embedding=Weight((V, D), ("vocab", "embed"), D**-0.5, "model.embed_tokens.weight"),
+    blocks=blocks,
+    final_norm=Weight((D,), (None,), None, "model.norm.weight"),
+    head=None if config.tie_embeddings else Weight((V, D), ("vocab", "embed"), D**-0.5, "lm_head.weight"),
+  )
+
+
+def _is_weight(leaf) -> bool:
+  return isinstance(leaf, Weight)
+
+
+def initialize(config: ModelConfig, key: jax.Array, dtype=jnp.float32) -> Params:
+  """Random parameters: each leaf drawn from its own key, so that adding a weight changes no other."""
+  table, treedef = jax.tree.flatten(weights(config), is_leaf=_is_weight)
+
+  def draw(index, weight):
+    if weight.init is None:
+      return jnp.ones(weight.shape, dtype)
+    if weight.init == 0.0:
+      return jnp.zeros(weight.shape, dtype)
+    return (weight.init * jax.random.normal(jax.random.fold_in(key, index), weight.shape)).astype(dtype)
+
+  return treedef.unflatten([draw(index, weight) for index, weight in enumerate(table)])
+
+
+def abstract(config: ModelConfig, dtype=jnp.float32, mesh=None) -> Params:
+  """The parameters as `jax.ShapeDtypeStruct`s, with shardings when a mesh is given."""
+
+  def leaf(weight):
+    return jax.ShapeDtypeStruct(weight.shape, dtype, sharding=mesh and sharding(mesh, weight.axes))
+
+  return jax.tree.map(leaf, weights(config), is_leaf=_is_weight)
+
+
+def shardings(config: ModelConfig, mesh, rules: dict = RULES) -> Params:
+  """A tree of `NamedSharding`s in the structure of the parameters."""
+  return jax.tree.map(lambda weight: sharding(mesh, weight.axes, rules), weights(config), is_leaf=_is_weight)
+
+
+def count(config: ModelConfig) -> int:
+  """Number of parameters, a tied head counted once."""
+  return sum(math.prod(weight.shape) for weight in jax.tree.leaves(weights(config), is_leaf=_is_weight))

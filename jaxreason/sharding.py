@@ -1,0 +1,108 @@
+"""Floor 1: the only file that knows a mesh axis by name.
+
+What enters: sizes of the mesh axes and logical axis names such as "embed" or "batch". What leaves: a `Mesh`,
+`NamedSharding`s, and `shard(x, axes)`, which constrains an activation inside a jitted function and is the identity when
+no mesh is set, so that the model runs unchanged in anyone's script.
+
+The axes are Auto: XLA's partitioner propagates shardings and inserts collectives; `jax.make_mesh` would default to
+Explicit axes, under which an ordinary matmul over a sharded contraction is a type error.
+"""
+
+import dataclasses
+import math
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxreason.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+
+# One table from logical axes to mesh axes. `batch` is spread over data and fsdp, weights over fsdp and tensor.
+RULES = {
+  "batch": ("data", "fsdp"),
+  "length": None,
+  "layers": None,
+  "embed": "fsdp",
+  "heads": "tensor",
+  "kv_heads": "tensor",
+  "head_dim": None,
+  "mlp": "tensor",
+  "vocab": "tensor",
+}
+
+# Activations keep their embed axis whole: fsdp already splits their batch axis.
+ACTIVATION_RULES = RULES | {"embed": None}
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshSizes:
+  """Devices along each mesh axis; -1 on at most one axis fills it with what is left."""
+
+  data: int = -1
+  fsdp: int = 1
+  tensor: int = 1
+
+
+def resolve(sizes: MeshSizes, devices: int) -> tuple[int, ...]:
+  """The sizes of `AXES` for a number of devices, with -1 filled in.
+
+  Raises:
+    UserError: when the sizes do not multiply to the device count; it says which sizes would.
+  """
+  asked = dataclasses.astuple(sizes)
+  if sum(size == -1 for size in asked) > 1 or any(size == 0 or size < -1 for size in asked):
+    raise UserError(f"mesh sizes expected positive with at most one -1, got {dict(zip(AXES, asked, strict=True))}")
+  fixed = math.prod(size for size in asked if size != -1)
+  fill = devices // fixed
+  filled = tuple(fill if size == -1 else size for size in asked)
+  if math.prod(filled) != devices:
+    raise UserError(
+      f"mesh {dict(zip(AXES, asked, strict=True))} expected to multiply to {devices} devices, got {fixed}; "
+      f"make the fixed sizes a divisor of {devices} and leave data=-1"
+    )
+  return filled
+
+
+def make_mesh(sizes: MeshSizes | None = None, devices=None) -> Mesh:
+  """A mesh over `devices` (default: all of them) with Auto axes named `AXES`."""
+  devices = jax.devices() if devices is None else devices
+  shape = resolve(sizes or MeshSizes(), len(devices))
+  return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def spec(axes: tuple[str | None, ...], rules: dict = RULES) -> PartitionSpec:
+  """PartitionSpec of an array whose dimensions have these logical names (None: not sharded)."""
+  return PartitionSpec(*(None if axis is None else rules[axis] for axis in axes))
+
+
+def sharding(mesh: Mesh, axes: tuple[str | None, ...], rules: dict = RULES) -> NamedSharding:
+  """NamedSharding of an array whose dimensions have these logical names."""
+  return NamedSharding(mesh, spec(axes, rules))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The sharding of a value that every device holds whole."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def shard(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+  """Constrains an activation to the mesh in use (`jax.set_mesh`); the identity when there is none."""
+  if jax.sharding.get_abstract_mesh().empty:
+    return x
+  return jax.lax.with_sharding_constraint(x, spec(axes, ACTIVATION_RULES))
+
+
+def batch_shards(mesh: Mesh) -> int:
+  """Into how many parts the batch axis is split."""
+  return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def check_divides(mesh: Mesh, **sizes: int) -> None:
+  """Raises UserError unless each named logical size divides over its mesh axes, e.g. `check_divides(mesh, batch=60)`."""
+  for name, size in sizes.items():
+    rule = RULES[name]
+    over = (rule,) if isinstance(rule, str) else (rule or ())
+    parts = math.prod(mesh.shape[axis] for axis in over)
+    if size % parts:
+      raise UserError(f"{name} of {size} does not divide over {parts} devices ({' x '.join(over)}); make {name} a multiple of {parts}")
