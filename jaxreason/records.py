@@ -1,0 +1,54 @@
+"""Floor 1: the nouns that travel between rooms.
+
+What a rollout writes, what an update reads, and the state that a run carries. Records are frozen pytrees; a field's shape
+is on its line. A group is a static axis [P, G] with a validity mask, and masks and stop reasons are data that the rollout
+writes: nothing is inferred from padding. B sequences = P prompts x G samples, T completion tokens, S whole sequence.
+"""
+
+from typing import Any
+
+import jax
+from flax import struct
+
+# Why a sample ended. RUNNING is only seen between decode chunks.
+RUNNING, STOP_TOKEN, BUDGET = 0, 1, 2
+
+
+@struct.dataclass
+class Rollouts:
+  """G samples of each of P prompts, as the device wrote them and the verifiers judged them."""
+
+  prompts: Any  # [P, Tp] int32, right-padded
+  prompt_lengths: Any  # [P] int32, tokens
+  visit_ids: Any  # [P] int32, the prompt's position in the endless stream
+  tokens: Any  # [P, G, T] int32, the stop token included
+  lengths: Any  # [P, G] int32, tokens
+  logprobs: Any  # [P, G, T] float32, nats, of the tempered policy at sampling time
+  log_mass: Any  # [P, G, T] float32, nats, log of the mass that truncation kept
+  versions: Any  # [P, G, T] int32, updates the policy had seen when it wrote the token
+  stop: Any  # [P, G] int32, STOP_TOKEN or BUDGET
+  rewards: Any  # [P, G] float32 in [0, 1]
+  judged: Any  # [P, G] bool, False where no verdict could be given
+
+
+@struct.dataclass
+class Batch:
+  """B samples of one update. Token t of a completion sits in column prompt_lengths + t."""
+
+  tokens: Any  # [B, S] int32, prompt then completion, right-padded
+  prompt_lengths: Any  # [B] int32, tokens, at least 1
+  lengths: Any  # [B] int32, tokens of prompt and completion
+  mask: Any  # [B, T] bool, the completion tokens that are trained on
+  behavior_logprobs: Any  # [B, T] float32, nats; zeros in supervised batches
+  advantages: Any  # [B, T] float32
+  reference_logprobs: Any = None  # [B, T] float32, nats, when the objective has a KL term
+
+
+@struct.dataclass
+class TrainState:
+  """What an update changes. Everything else that a run needs to go on is host data beside it in the checkpoint."""
+
+  params: Any  # tree of float32 master weights
+  opt_state: Any  # optax state
+  step: jax.Array  # [] int32, updates done in this phase, skipped ones included
+  skipped: jax.Array  # [] int32, updates skipped because a gradient was not finite

@@ -1,0 +1,105 @@
+"""Floor 0, sampling: from logits and one uniform a row to a token.
+
+What enters: logits, a uniform in [0, 1) and per-row sampling parameters, all traced, so that changing them compiles
+nothing. What leaves: the token, the policy's log-probability of it, and the log of the mass that truncation kept.
+
+The draw is a two-level inverse CDF: sums of blocks of the vocabulary, then one block. It needs one uniform a row rather
+than a Gumbel a logit, and the log-probability falls out. B rows, V vocab.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+_BLOCK = 256
+
+
+class Sampling(NamedTuple):
+  """Per-row parameters. temperature 0 is argmax; top_p 1, top_k 0 and min_p 0 truncate nothing."""
+
+  temperature: jax.Array  # [B] float32, >= 0
+  top_p: jax.Array  # [B] float32, (0, 1]
+  top_k: jax.Array  # [B] int32, 0 for off
+  min_p: jax.Array  # [B] float32, [0, 1)
+
+
+def sample(logits: jax.Array, uniform: jax.Array, sampling: Sampling, *, truncate: bool = True):
+  """One token per row.
+
+  The order of truncation is temperature, top-k, top-p among what top-k left, min-p (relative to the likeliest token).
+
+  Args:
+    logits: [B, V] float.
+    uniform: [B] float32 in [0, 1).
+    sampling: per-row parameters.
+    truncate: static; False skips the thresholds when no row truncates.
+
+  Returns:
+    token: [B] int32.
+    logprob: [B] float32, nats: log π(token) of the tempered, untruncated policy (temperature 1 for argmax rows).
+    log_mass: [B] float32, nats: log of the policy's mass on the kept tokens; logprob - log_mass is the exact
+      log-probability of the truncated sampler.
+  """
+  greedy = sampling.temperature <= 0
+  scaled = logits.astype(jnp.float32) / jnp.where(greedy, 1.0, sampling.temperature)[:, None]
+  scaled = scaled - jnp.max(scaled, axis=-1, keepdims=True)
+  weights = jnp.exp(scaled)
+  total = jnp.sum(weights, axis=-1)
+  kept = _truncated(weights, sampling) if truncate else weights
+  mass = jnp.sum(kept, axis=-1)
+  token = jnp.where(greedy, jnp.argmax(logits, axis=-1), _inverse_cdf(kept, uniform))
+  logprob = jnp.take_along_axis(scaled, token[:, None], axis=-1)[:, 0] - jnp.log(total)
+  log_mass = jnp.where(greedy, 0.0, jnp.log(mass) - jnp.log(total))
+  return token.astype(jnp.int32), logprob, log_mass
+
+
+def _inverse_cdf(weights_BV, uniform_B):
+  """The first token at which the running sum passes uniform · total; never one of weight 0."""
+  B, V = weights_BV.shape
+  blocks = -(-V // _BLOCK)
+  padded = jnp.pad(weights_BV, ((0, 0), (0, blocks * _BLOCK - V))).reshape(B, blocks, _BLOCK)
+  sums = jnp.sum(padded, axis=-1)
+  ends = jnp.cumsum(sums, axis=-1)
+  target = uniform_B * ends[:, -1]
+  block = _pick(ends, sums, target)
+  before = jnp.take_along_axis(ends - sums, block[:, None], axis=-1)[:, 0]
+  inside = jnp.take_along_axis(padded, block[:, None, None], axis=1)[:, 0]
+  return block * _BLOCK + _pick(jnp.cumsum(inside, axis=-1), inside, target - before)
+
+
+def _pick(ends, weights, target):
+  """Index of the first running sum above target, held to the last entry with weight (rounding may leave none)."""
+  passed = jnp.sum(ends <= target[:, None], axis=-1)
+  last = weights.shape[-1] - 1 - jnp.argmax(weights[:, ::-1] > 0, axis=-1)
+  return jnp.minimum(passed, last)
+
+
+def _truncated(weights, sampling):
+  """Weights (likeliest token 1) with zeros below the thresholds of top-k, top-p and min-p."""
+  V = weights.shape[-1]
+  k = jnp.where(sampling.top_k > 0, jnp.minimum(sampling.top_k, V), V).astype(jnp.float32)
+  by_k = _largest_threshold(lambda threshold: jnp.sum(weights >= threshold[:, None], axis=-1).astype(jnp.float32) >= k)
+  kept = jnp.where(weights >= by_k[:, None], weights, 0.0)
+  # A hair under p of the mass, so that top_p = 1 keeps the whole tail in spite of rounding.
+  enough = sampling.top_p * jnp.sum(kept, axis=-1) * (1 - 1e-6)
+  by_p = _largest_threshold(lambda threshold: jnp.sum(jnp.where(kept >= threshold[:, None], kept, 0.0), axis=-1) >= enough)
+  by_p = jnp.where(sampling.top_p >= 1, 0.0, by_p)
+  threshold = jnp.maximum(by_p, sampling.min_p)
+  return jnp.where(kept >= threshold[:, None], kept, 0.0)
+
+
+def _largest_threshold(holds, steps: int = 40):
+  """Bisects [0, 1] for the largest threshold that still holds, per row; reductions only, so it shards over V."""
+  probe = holds(jnp.zeros((1,)))
+  low, high = jnp.zeros(probe.shape), jnp.ones(probe.shape)
+  high_holds = holds(high)
+
+  def halve(_, bounds):
+    low, high = bounds
+    middle = (low + high) / 2
+    good = holds(middle)
+    return jnp.where(good, middle, low), jnp.where(good, high, middle)
+
+  low, _ = jax.lax.fori_loop(0, steps, halve, (low, high))
+  return jnp.where(high_holds, 1.0, low)
