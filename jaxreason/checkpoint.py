@@ -1,0 +1,329 @@
+"""Floor 3, host room: what a run needs to go on as if it had never stopped, kept on disk by Orbax.
+
+What enters: a step number, a pytree of arrays (parameters, optimizer, keys as key data) and a JSON-able dict (data position,
+best so far, config, fingerprints). What leaves: the same three, bit for bit, on whatever shardings the reader asks for.
+
+A step is a directory `<step>/` that holds `state` (the arrays, by name) and `host` (the dict and a table of every array's
+shape and type). It appears by one rename once it is whole, so a run killed at any moment finds the step before. One run per
+directory: an advisory lock that the kernel lets go of when its holder dies. Reading `host` touches no device.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import logging
+import os
+import shutil
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from jaxreason.errors import UserError
+
+_FORMAT = 1
+_LOCK = "lock"
+_DELETED = "deleted"
+
+
+class SaveFailed(OSError):
+  """A step could not be saved (disk full, directory gone). The steps before it are intact and saving may be tried again."""
+
+
+class Checkpoints:
+  """The steps kept in one directory. A context manager: opening takes the directory's lock, closing lets it go.
+
+  Args:
+    directory: a local directory, made if need be. Half-written steps of a killed run are removed on opening.
+    keep: how many of the newest steps to keep; the best one is kept beside them.
+    read_only: only read (evaluation, export): takes no lock, makes and removes nothing, may run beside a training run.
+
+  Raises:
+    UserError: the directory cannot be written, or another run holds it.
+  """
+
+  def __init__(self, directory: str | os.PathLike, *, keep: int = 3, read_only: bool = False):
+    if "://" in str(directory):
+      raise UserError(f"expected a local directory for checkpoints, got {directory}; give a path on a mounted file system")
+    if keep < 1:
+      raise UserError(f"expected to keep at least 1 checkpoint, got keep={keep}; set keep to 1 or more")
+    self.directory = Path(directory).absolute()
+    self.keep = keep
+    self.read_only = read_only
+    self.unclosed: dict | None = None  # who held the directory last, if that run died before it could close
+    self._manager: ocp.CheckpointManager | None = None
+    self._lock: int | None = None
+    if not read_only:
+      try:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._lock, self.unclosed = _take_lock(self.directory / _LOCK)
+        self._sweep()
+      except OSError as error:
+        self.close()
+        raise UserError(
+          f"expected a checkpoint directory that can be written, got {self.directory} ({error.strerror or error}); "
+          "give another --workdir or mend its permissions"
+        ) from error
+
+  def __enter__(self) -> "Checkpoints":
+    return self
+
+  def __exit__(self, *exception) -> None:
+    self.close()
+
+  def close(self) -> None:
+    """Lets go of the directory. A second call does nothing."""
+    self._drop_manager()
+    if self._lock is not None:
+      os.ftruncate(self._lock, 0)  # an empty lock file tells the next run that this one ended in good order
+      os.close(self._lock)
+      self._lock = None
+
+  def steps(self) -> list[int]:
+    """The steps on disk, oldest first. Half-written ones have other names and are not among them."""
+    if not self.directory.is_dir():
+      return []
+    return sorted(int(p.name) for p in self.directory.iterdir() if p.name.isascii() and p.name.isdigit() and p.is_dir())
+
+  def latest_step(self) -> int | None:
+    """The newest step on disk, or None in a new directory."""
+    return max(self.steps(), default=None)
+
+  def read_host(self, step: int | None = None) -> dict | None:
+    """The JSON part of a step (the newest if None) by plain file reading: no device is touched. None if there is no step."""
+    step = self.latest_step() if step is None else step
+    return None if step is None else self._document(step)["host"]
+
+  def save(self, step: int, state: Any, host: Mapping[str, Any], *, best_step: int | None = None) -> None:
+    """Writes a step, reads back that it is whole, then deletes the steps that are no longer kept.
+
+    Returns when the step is on disk, so `state` may be donated at once. A save while the disk is full leaves the older steps
+    as they were.
+
+    Args:
+      step: larger than every step on disk.
+      state: any pytree of arrays; typed PRNG keys as `jax.random.key_data`. None leaves and empty arrays are fine.
+      host: JSON-able.
+      best_step: the step not to delete whatever its age; `host['best_step']` where not given.
+
+    Raises:
+      SaveFailed: the step could not be written whole; it is gone again and nothing else has changed.
+      UserError: `step` is not newer than those on disk, or this is a read-only view.
+    """
+    latest = self.latest_step()
+    if self.read_only:
+      raise UserError(f"expected a checkpoint directory opened for writing, got {self.directory} opened read_only")
+    if latest is not None and step <= latest:
+      raise UserError(
+        f"expected a step after {latest}, the newest in {self.directory}, got {step}; go on from it or give another --workdir"
+      )
+    leaves = _named(state)
+    table = {name: _signature(leaf) for name, leaf in leaves.items()}
+    document = {"format": _FORMAT, "host": dict(host), "leaves": table}
+    text = json.dumps(document)
+    arrays = {name: leaf for name, leaf in leaves.items() if leaf.size}  # Orbax refuses arrays without elements
+    try:
+      items = ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), host=ocp.args.JsonSave(document))
+      with _one_voice():
+        saved = self._open_manager().save(step, args=items, force=True)
+        self._manager.wait_until_finished()
+        self._manager.check_for_errors()
+        self._check_whole(step, text, arrays, saved)
+    except BaseException as error:
+      self._undo(step)
+      if not isinstance(error, Exception):
+        raise
+      raise SaveFailed(
+        f"checkpoint of step {step} in {self.directory} failed, older steps are intact: {str(error)[:400]}"
+      ) from error
+    self._retire(step, host.get("best_step") if best_step is None else best_step)
+
+  def restore(self, like: Any, step: int | None = None, *, partial: bool = False) -> tuple[int, Any, dict]:
+    """Reads a step, bit for bit, onto the shardings of `like`.
+
+    Args:
+      like: the state's pytree with `jax.ShapeDtypeStruct` (with shardings; without one a leaf goes to the first device) or
+        arrays as leaves.
+      step: the newest where None.
+      partial: `like` may hold fewer leaves than the checkpoint (say, parameters without the optimizer: the same tree with None
+        in its place); the others are not read.
+
+    Returns:
+      (step, state, host).
+
+    Raises:
+      UserError: there is no such step, or a leaf is missing, left over, or of another shape or type than `like` says.
+    """
+    step = self.latest_step() if step is None else step
+    if step is None:
+      raise UserError(f"expected a checkpoint in {self.directory}, got none; train first or give the --workdir of a run")
+    document = self._document(step)
+    wanted = _named(like)
+    self._check_fits(step, wanted, document["leaves"], partial)
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wanted = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=v.sharding or here) for k, v in wanted.items()}
+    stored = {name: leaf for name, leaf in wanted.items() if leaf.size}
+    args = ocp.args.PyTreeRestore(
+      item=stored, restore_args=ocp.checkpoint_utils.construct_restore_args(stored), partial_restore=True
+    )
+    arrays = self._open_manager().restore(step, args=ocp.args.Composite(state=args))["state"] if stored else {}
+    empty = {k: jax.device_put(jnp.zeros(v.shape, v.dtype), v.sharding) for k, v in wanted.items() if not v.size}
+    state = jax.tree.unflatten(jax.tree.structure(like), [{**arrays, **empty}[name] for name in wanted])
+    return step, state, document["host"]
+
+  def _document(self, step: int) -> dict:
+    path = self.directory / str(step) / "host" / "metadata"
+    try:
+      document = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+      found = ", ".join(map(str, self.steps())) or "no steps"
+      raise UserError(
+        f"expected a whole checkpoint {step} in {self.directory}, got {found} ({error}); ask for a step that is there"
+      ) from error
+    if document["format"] != _FORMAT:
+      raise UserError(f"expected checkpoint format {_FORMAT}, got {document['format']} in {path}; use the version of its run")
+    return document
+
+  def _check_fits(self, step: int, wanted: Mapping[str, Any], table: Mapping[str, str], partial: bool) -> None:
+    absent = "nothing"
+    names = wanted if partial else wanted | table
+    pairs = [(n, _signature(wanted[n]) if n in wanted else absent, table.get(n, absent)) for n in names]
+    wrong = [pair for pair in pairs if pair[1] != pair[2]]
+    if wrong:
+      name, expected, got = wrong[0]
+      more = f" (and {len(wrong) - 1} other leaves)" if len(wrong) > 1 else ""
+      raise UserError(
+        f"expected {expected} for leaf {name}, got {got} from checkpoint {step} in {self.directory}{more}; "
+        "use the config that the run was started with, or another --workdir"
+      )
+
+  def _check_whole(self, step: int, text: str, arrays: Mapping[str, jax.Array], saved: bool) -> None:
+    written = self._manager.item_metadata(step)["state"].tree if saved and arrays else {}
+    shapes = {name: tuple(leaf.shape) for name, leaf in written.items()}
+    if not saved or json.dumps(self._document(step)) != text or shapes != {name: leaf.shape for name, leaf in arrays.items()}:
+      raise OSError(errno.EIO, "what is on disk is not what was saved")
+
+  def _retire(self, newest: int, best: int | None) -> None:
+    steps = self.steps()
+    for step in set(steps) - {*steps[-self.keep :], newest, best}:
+      with contextlib.suppress(OSError):  # the new step is safe, and the old one's turn comes again at the next save
+        self._manager.delete(step)  # renames first, so a kill in between leaves no half-deleted step
+    shutil.rmtree(self.directory / _DELETED, ignore_errors=True)
+
+  def _undo(self, step: int) -> None:
+    """Forgets a failed save: Orbax's own list of steps may hold it, and its leftovers fill the disk further."""
+    self._drop_manager()
+    with contextlib.suppress(OSError):
+      self._sweep()
+      if (self.directory / str(step)).is_dir():
+        os.rename(self.directory / str(step), self.directory / _DELETED)
+        self._sweep()
+
+  def _sweep(self) -> None:
+    for path in self.directory.iterdir():
+      if ocp.utils.TMP_DIR_SUFFIX in path.name or path.name == _DELETED:
+        shutil.rmtree(path, ignore_errors=True)
+
+  def _open_manager(self) -> ocp.CheckpointManager:
+    if self._manager is None:  # made on first use, because making it starts the devices
+      options = ocp.CheckpointManagerOptions(
+        create=False,
+        enable_async_checkpointing=False,
+        max_to_keep=None,
+        todelete_subdir=_DELETED,
+        save_root_metadata=False,
+        prevent_write_metrics=True,
+      )
+      self._manager = ocp.CheckpointManager(self.directory, options=options)
+    return self._manager
+
+  def _drop_manager(self) -> None:
+    manager, self._manager = self._manager, None
+    if manager is not None:
+      with contextlib.suppress(Exception):  # what a failed save left inside it has been told already
+        manager.close()
+
+
+@contextlib.contextmanager
+def _one_voice():
+  """Holds back Orbax's own log lines: it prints a traceback per thread for what `SaveFailed` says in one line."""
+  logger = logging.getLogger("absl")
+  before = logger.level
+  logger.setLevel(logging.CRITICAL)
+  try:
+    yield
+  finally:
+    logger.setLevel(before)
+
+
+def _named(tree: Any) -> dict[str, Any]:
+  """Leaves by their path, `params/blocks/wq`: the names on disk do not depend on how a tree is wrapped."""
+  leaves = {}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    if not isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct)) or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      kind = leaf.dtype if isinstance(leaf, jax.Array) else type(leaf).__name__
+      raise TypeError(f"expected a jax array for leaf {name}, got {kind}; use jnp.asarray or, for a key, jax.random.key_data")
+    if name in leaves:
+      raise ValueError(f"expected every leaf under its own name, got two named {name}; rename one of the keys")
+    leaves[name] = leaf
+  return leaves
+
+
+def _signature(leaf: Any) -> str:
+  return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+
+
+def _take_lock(path: Path) -> tuple[int, dict | None]:
+  """Locks the file for this process; also tells who held it last, if that run died without closing."""
+  lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+  try:
+    owner = _owner(lock)
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      taken = True
+    except OSError as error:
+      # Some network file systems have no locks: there the pid and the boot it belongs to decide.
+      taken = error.errno != errno.EWOULDBLOCK and not _alive(owner)
+    if not taken:
+      who = f"process {owner['pid']} on {owner['machine']}" if owner else "another process"
+      raise UserError(f"expected one run per directory, got {path.parent} held by {who}; stop it or give another --workdir")
+    mine = {"pid": os.getpid(), "machine": socket.gethostname(), "boot": _boot()}
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, json.dumps(mine).encode(), 0)
+  except BaseException:
+    os.close(lock)
+    raise
+  return lock, owner
+
+
+def _owner(lock: int) -> dict | None:
+  try:
+    return json.loads(os.pread(lock, 4096, 0))
+  except ValueError:
+    return None  # empty after a clean end, torn if the machine died while it was written
+
+
+def _alive(owner: dict | None) -> bool:
+  if owner is None or owner["boot"] != _boot() or owner["pid"] == os.getpid():
+    return False
+  try:
+    os.kill(owner["pid"], 0)
+  except ProcessLookupError:
+    return False
+  except PermissionError:
+    return True
+  return True
+
+
+def _boot() -> str:
+  """This boot's id: after a restart of the machine the same pid is somebody else."""
+  try:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+  except OSError:
+    return ""
