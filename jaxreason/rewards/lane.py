@@ -1,0 +1,182 @@
+"""Floor 3, rewards: one lane of the pool, a thread that keeps one worker process and feeds it one item at a time.
+
+What enters: jobs from the pool's queue. What leaves: each job's future is given exactly one verdict. Here live the rules
+of what a failure means: past the deadline is `limit`; a crash is tried once more in a fresh worker and is then `limit`;
+a worker that somebody else killed is not the response's doing and is tried again; a worker that cannot start is
+`infra_error`.
+"""
+
+import logging
+import queue
+import threading
+import time
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from jaxreason.rewards import frames
+from jaxreason.rewards.process import Died, Garbled, NotLoaded, Overran, StartFailed, WorkerProcess
+from jaxreason.rewards.tally import Tally
+from jaxreason.rewards.verdict import Verdict
+
+_CRASHES = 2  # of one item, before it is `limit`
+_KILLS = 8  # from outside (the out-of-memory killer, an operator) while judging one item, before it is `limit`
+_STARTS = 4  # in a row that fail, before an item is `infra_error`
+
+
+@dataclass
+class Job:
+  """An item on its way: its number, its verifier and import path, its other fields as JSON, and where to put the verdict."""
+
+  number: int
+  verifier: str
+  target: str
+  fields: bytes
+  future: Future = field(default_factory=Future)
+
+  def request(self, attempt: int) -> bytes:
+    name = frames.encode(self.verifier)
+    return b'{"id":%d,"attempt":%d,"verifier":%b,"fields":%b}' % (self.number, attempt, name, self.fields)
+
+
+@dataclass(frozen=True)
+class Limits:
+  """What a worker may use: seconds per item, MiB of address space, and items before it is replaced by a fresh one."""
+
+  deadline_s: float
+  memory_mb: int
+  recycle_after: int
+
+
+class Lane:
+  """A thread and, most of the time, one worker process. `close` ends both."""
+
+  def __init__(self, jobs: "queue.Queue[Job | None]", limits: Limits, tally: Tally, name: str):
+    self._jobs, self._limits, self._tally = jobs, limits, tally
+    self._lock = threading.Lock()  # guards _worker against close()
+    self._worker: WorkerProcess | None = None
+    self._closing = False
+    self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+    self._thread.start()
+
+  @property
+  def pid(self) -> int | None:
+    """The current worker's process id."""
+    worker = self._worker
+    return None if worker is None else worker.pid
+
+  def stop(self) -> None:
+    """Kills the worker at once; the item in it ends as `infra_error`. Does not wait."""
+    with self._lock:
+      self._closing = True
+      if self._worker is not None:
+        self._worker.kill()
+
+  def join(self) -> None:
+    self._thread.join()
+
+  def _run(self) -> None:
+    try:
+      with suppress(StartFailed):  # the first item will try again and say so
+        self._start()
+      while not self._closing and (job := self._jobs.get()) is not None:
+        if job.future.set_running_or_notify_cancel():
+          begin = time.monotonic()
+          verdict = self._verdict(job)
+          self._tally.judged(job.verifier, verdict.status, time.monotonic() - begin)
+          job.future.set_result(verdict)
+    finally:
+      self._discard()
+
+  def _verdict(self, job: Job) -> Verdict:
+    """One verdict, come what may: a fault of ours must not leave a caller waiting for ever."""
+    try:
+      return self._judge(job)
+    except Exception as error:
+      self._discard()
+      return Verdict(None, "infra_error", detail=f"the pool failed: {type(error).__name__}: {error}")
+
+  def _judge(self, job: Job) -> Verdict:
+    crashes = kills = attempt = 0
+    while True:
+      attempt += 1
+      try:
+        worker = self._prepared(job)
+        reply = worker.ask(job.request(attempt), self._limits.deadline_s)
+        verdict = self._accept(job, attempt, reply)
+        self._retire_if_worn(worker, reply)
+        return verdict
+      except StartFailed as error:
+        return Verdict(None, "infra_error", detail=f"no worker could be started: {error}")
+      except NotLoaded as error:
+        return Verdict(None, "infra_error", detail=f"the verifier {job.verifier!r} cannot be imported: {error}")
+      except Overran:
+        self._discard("overran")
+        return Verdict(0.0, "limit", detail=f"no verdict within {self._limits.deadline_s:g} s")
+      except (Died, Garbled) as error:
+        outside = isinstance(error, Died) and error.outside
+        self._discard("killed_from_outside" if outside else "crashed")
+        if self._closing:
+          return closed()
+        crashes, kills = crashes + (not outside), kills + outside
+        if crashes >= _CRASHES or kills >= _KILLS:
+          return Verdict(0.0, "limit", detail=f"broke its judge {crashes + kills} times, at last by: {error}")
+
+  def _prepared(self, job: Job) -> WorkerProcess:
+    """A running worker that has the job's verifier.
+
+    Raises:
+      StartFailed: after a few tries.
+      NotLoaded: the verifier cannot be imported, which another try would not change.
+    """
+    for tries in range(1, _STARTS + 1):
+      try:
+        worker = self._worker or self._start()
+        worker.prepare(job.verifier, job.target)
+        return worker
+      except StartFailed:
+        self._discard("start_failed")
+        if tries == _STARTS or self._closing:
+          raise
+        time.sleep(0.02 * 2**tries)
+    raise AssertionError("unreachable")
+
+  def _start(self) -> WorkerProcess:
+    with self._lock:
+      if self._closing:
+        raise StartFailed("the pool is closed")
+      self._worker = WorkerProcess(memory_mb=self._limits.memory_mb)
+    self._tally.worker("started")
+    return self._worker
+
+  def _accept(self, job: Job, attempt: int, reply: dict) -> Verdict:
+    """The verdict in a reply, when it is the reply to this very attempt."""
+    if (reply.get("id"), reply.get("attempt")) != (job.number, attempt):
+      raise Garbled("the reply to another item")
+    try:
+      verdict = Verdict.from_json(reply["verdict"])
+    except (KeyError, ValueError) as error:
+      raise Garbled(f"no verdict: {error}") from error
+    if reply.get("raised") and self._tally.raised(job.verifier):
+      text = "verifier %r raised %s; such responses get status 'limit' and reward 0"
+      logging.getLogger(__name__).warning(text, job.verifier, reply["raised"])
+    return verdict
+
+  def _retire_if_worn(self, worker: WorkerProcess, reply: dict) -> None:
+    grown = reply.get("memory_bytes", 0) > self._limits.memory_mb * 2**19  # half of what it may use
+    if reply.get("retire") or grown or worker.judged >= self._limits.recycle_after:
+      self._discard("recycled")
+      with suppress(StartFailed):
+        self._start()  # it comes up while this lane delivers the verdict
+
+  def _discard(self, event: str = "stopped") -> None:
+    with self._lock:
+      worker, self._worker = self._worker, None
+    if worker is not None:
+      worker.close()
+      self._tally.worker(event)
+
+
+def closed() -> Verdict:
+  """What an item gets that the pool was closed upon."""
+  return Verdict(None, "infra_error", detail="the pool was closed before this item was judged")
