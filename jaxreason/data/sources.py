@@ -20,6 +20,7 @@ _SUFFIXES = (*_LINES, ".json", ".json.gz", ".parquet")
 _KINDS = ".jsonl, .jsonl.gz, .json or .parquet"
 # owner/name of a hub data set, and perhaps a folder inside it.
 _HUB_ID = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:/([\w.-]+(?:/[\w.-]+)*))?")
+_TIMEOUT_S = 10.0
 _SHARD = re.compile(r"(?:^|[-_.])\d+(?:-of-\d+)?$")
 
 
@@ -102,26 +103,36 @@ def _from_hub(repo: str, folder: str | None, split: str | None) -> list[tuple[pa
   """Downloads one split of a hub data set; without a network, what an earlier download left in the cache."""
   import huggingface_hub  # a second to import, for this one use
 
-  shown = repo if folder is None else f"{repo}/{folder}"
+  inside = "" if folder is None else f"{folder}/"
 
   def chosen(names: Iterable[str]) -> list[str]:
-    return _select([name for name in names if folder is None or name.startswith(f"{folder}/")], split, shown)
+    return _select([name for name in names if name.startswith(inside)], split, f"{repo}/{inside}".rstrip("/"))
 
+  def downloaded(patterns: list[str], local: bool) -> pathlib.Path:
+    options = {"repo_type": "dataset", "allow_patterns": patterns, "local_files_only": local}
+    return pathlib.Path(huggingface_hub.snapshot_download(repo, **options))
+
+  # The client raises errors of its own, of its transport and of the system alike, hence the two wide nets.
   try:
-    names = chosen(huggingface_hub.HfApi().list_repo_files(repo, repo_type="dataset"))
-    root = pathlib.Path(huggingface_hub.snapshot_download(repo, repo_type="dataset", allow_patterns=names))
-  except UserError:
-    raise
-  except Exception as error:  # the client raises errors of its own, of its transport and of the system alike
+    listed = huggingface_hub.HfApi().dataset_info(repo, timeout=_TIMEOUT_S).siblings or ()
+  except Exception as error:
     try:
-      root = pathlib.Path(huggingface_hub.snapshot_download(repo, repo_type="dataset", local_files_only=True))
+      root = downloaded([f"{inside}*{split or ''}*{suffix}" for suffix in _SUFFIXES], local=True)
     except Exception:
-      reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-      raise UserError(
-        f"expected a path or a reachable hub data set, got {shown!r}: no such path here, and the hub said: {reason}"
-      ) from error
+      raise _unreachable(f"{repo}/{inside}".rstrip("/"), error) from error
     names = chosen(file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file())
+    return [(root / name, name) for name in names]
+  names = chosen(file.rfilename for file in listed)
+  try:
+    root = downloaded(names, local=False)
+  except Exception as error:
+    raise _unreachable(f"{repo}/{inside}".rstrip("/"), error) from error
   return [(root / name, name) for name in names]
+
+
+def _unreachable(source: str, error: Exception) -> UserError:
+  reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+  return UserError(f"expected a path or a reachable hub data set, got {source!r}: no such path, and the hub: {reason}")
 
 
 Read = Iterator[tuple[dict | None, str]]
@@ -158,16 +169,19 @@ def _json(path: pathlib.Path, split: str | None) -> Read:
     return
   except (ValueError, RecursionError) as error:
     raise UserError(f"expected JSON in {path}, got something else: {error}") from error
-  if isinstance(data, dict):
-    lists = {key: value for key, value in data.items() if isinstance(value, list)}
-    key = split or next(iter(lists), None)
-    if key not in lists or (not split and len(lists) > 1):
-      raise UserError(f"expected one list of records in {path}, got {_listed(list(lists)) or 'none'}; name one as the split")
-    data = lists[key]
-  elif split:
-    raise UserError(f"expected no split for the single list in {path}, got {split!r}; leave the split out")
+  lists = {key: value for key, value in data.items() if _is_records(value)} if isinstance(data, dict) else {}
+  if split and split not in lists:
+    raise UserError(f"expected records of split {split!r} in {path}, got {_listed(list(lists)) or 'no splits'}; choose another")
+  if len(lists) > 1 and not split:
+    raise UserError(f"expected one list of records in {path}, got {_listed(list(lists))}; name one as the split")
+  if lists:
+    data = lists[split] if split else next(iter(lists.values()))
   for fields in data if isinstance(data, list) else [data]:
     yield (fields, "") if isinstance(fields, dict) else (None, "not an object")
+
+
+def _is_records(value: object) -> bool:
+  return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 
 def _parquet(path: pathlib.Path, split: str | None) -> Read:
