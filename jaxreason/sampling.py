@@ -24,6 +24,22 @@ class Sampling(NamedTuple):
   min_p: jax.Array  # [B] float32, [0, 1)
 
 
+def sample_key(root: jax.Array, visit_id: jax.Array, sample: jax.Array) -> jax.Array:
+  """The key of one sample, named by what it is: fold_in(fold_in(root, visit_id), sample).
+
+  Args:
+    root: typed PRNG key of the run.
+    visit_id: [] int32, the prompt's position in the endless data stream, new in each epoch and on a retry.
+    sample: [] int32, which of the group's samples.
+  """
+  return jax.random.fold_in(jax.random.fold_in(root, visit_id), sample)
+
+
+def token_uniform(key: jax.Array, position: jax.Array) -> jax.Array:
+  """The uniform in [0, 1) that draws completion token `position` of a sample: no slot, batch or device enters it."""
+  return jax.random.uniform(jax.random.fold_in(key, position))
+
+
 def sample(logits: jax.Array, uniform: jax.Array, sampling: Sampling, *, truncate: bool = True):
   """One token per row.
 

@@ -131,8 +131,7 @@ def _block(block: Block, config: ModelConfig, x, positions, attend):
   dtype = jnp.dtype(config.compute_dtype)
 
   h = rms_norm(x, block.attention_norm, config.norm_eps)
-  q, k, v = (_project_heads(h, matrix, bias, dtype) for matrix, bias in (
-    (block.query, block.query_bias), (block.key, block.key_bias), (block.value, block.value_bias)))  # fmt: skip
+  q, k, v = _query_key_value(block, config, h, dtype)
   if config.qk_norm:
     q, k = rms_norm(q, block.query_norm, config.norm_eps), rms_norm(k, block.key_norm, config.norm_eps)
   q, k = (attention.rotate(part, positions, config.rope_theta) for part in (q, k))
@@ -140,11 +139,24 @@ def _block(block: Block, config: ModelConfig, x, positions, attend):
   x = x + project("btnh,dnh->btd", attended, block.output.astype(dtype)).astype(dtype)
 
   h = rms_norm(x, block.mlp_norm, config.norm_eps)
-  gate = project("btd,fd->btf", h, block.gate.astype(dtype))
-  up = project("btd,fd->btf", h, block.up.astype(dtype))
+  if block.gate_up is None:
+    gate = project("btd,fd->btf", h, block.gate.astype(dtype))
+    up = project("btd,fd->btf", h, block.up.astype(dtype))
+  else:
+    both = project("btd,cfd->btcf", h, block.gate_up.astype(dtype))
+    gate, up = both[:, :, 0], both[:, :, 1]
   inner = shard((jax.nn.silu(gate) * up).astype(dtype), ("batch", "length", "mlp"))
   x = x + project("btf,df->btd", inner, block.down.astype(dtype)).astype(dtype)
   return shard(x, ("batch", "length", "embed")), kept
+
+
+def _query_key_value(block, config, h, dtype):
+  if block.query_key_value is None:
+    pairs = ((block.query, block.query_bias), (block.key, block.key_bias), (block.value, block.value_bias))
+    return [_project_heads(h, matrix, bias, dtype) for matrix, bias in pairs]
+  N, K = config.heads, config.kv_heads
+  bias = block.query_bias if block.query_bias is None else jnp.concatenate([block.query_bias, block.key_bias, block.value_bias])
+  return jnp.split(_project_heads(h, block.query_key_value, bias, dtype), [N, N + K], axis=2)
 
 
 def _project_heads(h, matrix, bias, dtype):

@@ -38,6 +38,9 @@ class Block:
   value_bias: Any = None  # [K, H]
   query_norm: Any = None  # [H]
   key_norm: Any = None  # [H]
+  # The rollout's copy only, in place of query, key, value and of gate, up: fewer and larger products.
+  query_key_value: Any = None  # [N + 2K, H, D]
+  gate_up: Any = None  # [2, F, D]
 
 
 @struct.dataclass
@@ -143,6 +146,11 @@ def abstract(config: ModelConfig, dtype=jnp.float32, mesh=None) -> Params:
 def shardings(config: ModelConfig, mesh, rules: dict = RULES) -> Params:
   """A tree of `NamedSharding`s in the structure of the parameters."""
   return jax.tree.map(lambda weight: sharding(mesh, weight.axes, rules), weights(config), is_leaf=_is_weight)
+
+
+def decays(config: ModelConfig) -> Params:
+  """A tree of bools: True where weight decay applies, that is on matrices, not on norms and biases."""
+  return jax.tree.map(lambda weight: bool(weight.init), weights(config), is_leaf=_is_weight)
 
 
 def count(config: ModelConfig) -> int:

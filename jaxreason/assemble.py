@@ -1,0 +1,51 @@
+"""Floor 3: from rollouts to the batch of one update.
+
+What enters: `Rollouts` with rewards. What leaves: a `Batch`, prompts and completions joined into rows, advantages on every
+completion token, and a mask without the samples that could not be judged. Runs on the device, jitted by `build`.
+B sequences = P prompts x G samples, Tp prompt columns, T completion columns, S = Tp + T.
+"""
+
+import jax.numpy as jnp
+
+from jaxreason import objective as objectives
+from jaxreason.objective import Objective
+from jaxreason.records import Batch, Rollouts
+
+
+def assemble(rollouts: Rollouts, *, objective: Objective, width: int) -> Batch:
+  """Joins, scores and masks.
+
+  Args:
+    rollouts: P groups of G.
+    objective: static; its advantage is used.
+    width: static T of the batch; the longest completion fits.
+
+  Returns:
+    A `Batch` of P·G samples, group after group.
+  """
+  P, G, _ = rollouts.tokens.shape
+  B = P * G
+  flat = lambda x: x[..., :width].reshape(B, width)
+  completions, logprobs = flat(rollouts.tokens), flat(rollouts.logprobs)
+  lengths = rollouts.lengths.reshape(B)
+  prompt_lengths = jnp.repeat(rollouts.prompt_lengths, G)
+  advantages = objectives.advantages(objective, rollouts.rewards, rollouts.judged).reshape(B, 1)
+  written = jnp.arange(width, dtype=jnp.int32)[None] < lengths[:, None]
+  return Batch(
+    tokens=join(jnp.repeat(rollouts.prompts, G, axis=0), prompt_lengths, completions, lengths),
+    prompt_lengths=prompt_lengths,
+    lengths=prompt_lengths + lengths,
+    mask=written & rollouts.judged.reshape(B, 1),
+    behavior_logprobs=logprobs,
+    advantages=jnp.broadcast_to(advantages, (B, width)),
+  )
+
+
+def join(prompts, prompt_lengths, completions, lengths):
+  """[B, Tp] and [B, T], right-padded -> [B, Tp + T]: each completion starts where its prompt ends, zeros after it."""
+  B, Tp = prompts.shape
+  columns = jnp.broadcast_to(jnp.arange(Tp + completions.shape[1], dtype=jnp.int32)[None], (B, Tp + completions.shape[1]))
+  place = columns - prompt_lengths[:, None]
+  prompt = jnp.take_along_axis(prompts, jnp.minimum(columns, Tp - 1), axis=1)
+  completion = jnp.take_along_axis(completions, jnp.clip(place, 0, completions.shape[1] - 1), axis=1)
+  return jnp.where(place < 0, prompt, jnp.where(place < lengths[:, None], completion, 0))

@@ -1,0 +1,62 @@
+"""Floor 4: pass@1 on held-out problems.
+
+What enters: parameters and held-out rows. What leaves: the numbers and the samples. Greedy (temperature 0, one sample) and
+sampled (the training temperature, several) go through the same programs and the same verifiers as training does.
+"""
+
+import jax
+import numpy as np
+
+from jaxreason.build import Run
+from jaxreason.collect import Sample, judged_wave, manners
+from jaxreason.data.prompts import pack_prompts
+from jaxreason.rewards.pool import VerifierPool
+from jaxreason.rollout import engine
+
+
+def evaluate(run: Run, params, pool: VerifierPool, rows: list[dict], *, temperature: float, samples: int) -> tuple[dict, list[Sample]]:
+  """pass@1 of a policy.
+
+  Args:
+    run: programs, tokenizer and settings.
+    params: master weights.
+    pool: open.
+    rows: held-out problems.
+    temperature: 0 for greedy.
+    samples: of each problem; pass@1 is the mean over problems and samples.
+
+  Returns:
+    (numbers, samples): pass@1 with the half-width of its 95 % interval over problems, truncation and format rates, share of
+    worked answers and accuracy within each manner where the verifier tells them.
+  """
+  shape = run.settings.rollout
+  # Waves of the training shape reuse its compiled decode; the last one is filled up with repeats that are not counted.
+  prompts = max(1, shape.prompts * shape.group // samples)
+  prepared = run.programs.rollout.prepare(params)
+  root = jax.random.fold_in(jax.random.key(run.settings.seed), 3)
+  found: list[Sample] = []
+  for first in range(0, len(rows), prompts):
+    chosen = [rows[min(index, len(rows) - 1)] for index in range(first, first + prompts)]
+    packed = pack_prompts(
+      run.tokenizer, chosen, range(first, first + prompts),
+      bucket=shape.prompt_bucket, max_length=shape.max_prompt_tokens, policy="truncate_left",
+    )  # fmt: skip
+    wave = engine.Wave(packed.tokens, packed.lengths, packed.visit_ids.astype(np.int32), samples, shape.max_new_tokens)
+    judged = judged_wave(run, prepared, pool, packed.rows, wave, temperature=temperature, root=root, version=0)
+    found += judged.samples[: samples * (min(first + prompts, len(rows)) - first)]
+  return summary(found, samples), found
+
+
+def summary(found: list[Sample], samples: int) -> dict:
+  """Numbers of an evaluation: problems in order, `samples` of each."""
+  right = np.array([sample.verdict.status == "correct" for sample in found], np.float64).reshape(-1, samples).mean(axis=1)
+  problems = len(right)
+  return {
+    "pass@1": float(right.mean()),
+    "pass@1_interval": float(1.96 * right.std(ddof=1) / np.sqrt(problems)) if problems > 1 else 1.0,
+    "problems": problems,
+    "unparsable": float(np.mean([sample.verdict.status == "unparsable" for sample in found])),
+    "unjudged": float(np.mean([sample.verdict.reward is None for sample in found])),
+    "completions/mean_length": float(np.mean([sample.tokens for sample in found])),
+    "completions/clipped_ratio": float(np.mean([not sample.finished for sample in found])),
+  } | manners(found)

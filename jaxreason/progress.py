@@ -1,0 +1,105 @@
+"""Floor 4: what a run has reached, and how it is taken up again.
+
+What enters: a checkpoint directory. What leaves: state, reference and `Progress`, either fresh or exactly as they were saved.
+A run is only taken up under the settings and data it was started with.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from jaxreason import __version__, build, settings
+from jaxreason.build import Run
+from jaxreason.checkpoint import Checkpoints
+from jaxreason.errors import UserError
+from jaxreason.metrics import MetricsWriter
+from jaxreason.model import weights
+from jaxreason.records import TrainState
+from jaxreason.report.display import Display
+
+# Settings that may differ when a run goes on: they change no number of the steps to come.
+FREE = ("train.save_every", "train.keep", "rewards.workers", "evaluation.show")
+
+
+@dataclasses.dataclass
+class Progress:
+  """The host's part of a checkpoint.
+
+  Attributes:
+    config: the run's settings, as nested dicts.
+    data: fingerprint of the training data.
+    step: updates done, over both phases.
+    next_visit: place in the endless stream of prompts.
+    best: {"step", "pass@1"} of the best validation, or empty.
+    results: "before" and "after", each {"greedy": {...}, "sampled": {...}}.
+  """
+
+  config: dict[str, Any]
+  data: str
+  step: int = 0
+  next_visit: int = 0
+  best: dict[str, Any] = dataclasses.field(default_factory=dict)
+  results: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+  def record(self, when: str, result: dict, metrics: MetricsWriter, step: int) -> None:
+    """Keeps a test result and writes it among the metrics."""
+    self.results[when] = result
+    flat = {f"{manner}/{name}": value for manner, numbers in result.items() for name, value in numbers.items()}
+    metrics.write(step, f"test_{when}", flat)
+
+  def validated(self, step: int, numbers: dict, metrics: MetricsWriter) -> None:
+    """Writes a validation and remembers the best."""
+    metrics.write(step, "eval", numbers)
+    if numbers["pass@1"] > self.best.get("pass@1", -1.0):
+      self.best = {"step": step + 1, "pass@1": numbers["pass@1"]}
+
+  def to_host(self) -> dict:
+    """As JSON values, for the checkpoint; `best_step` is the step that is kept beside the newest."""
+    return dataclasses.asdict(self) | {"best_step": self.best.get("step"), "version": __version__}
+
+
+def saved_tree(state: TrainState, reference) -> dict:
+  """The arrays of a checkpoint."""
+  return {"state": state, "reference": reference}
+
+
+def resume(run: Run, checkpoints: Checkpoints, fingerprint: str, show: Display) -> tuple[TrainState, Any, Progress]:
+  """(state, reference, progress): of the newest checkpoint, or of a run before its first step.
+
+  Raises:
+    UserError: the checkpoint is of another run.
+  """
+  host = checkpoints.read_host()
+  chosen = run.settings
+  if host is None:
+    progress = Progress(config=settings.thaw(chosen), data=fingerprint)
+    params = run.initial_params()
+    if chosen.sft.steps:
+      return run.programs.start_sft(params), None, progress
+    reference = jax.tree.map(jax.numpy.copy, params) if chosen.objective.kl_coef else None
+    return run.programs.start_rl(params), reference, progress
+  check_same(host, chosen, fingerprint)
+  fields = {field.name for field in dataclasses.fields(Progress)}
+  progress = Progress(**{name: value for name, value in host.items() if name in fields})
+  in_rl = progress.step >= chosen.sft.steps and chosen.train.steps > 0
+  like = saved_tree(
+    build.abstract_state(chosen, run.config, run.mesh, "train" if in_rl else "sft"),
+    weights.abstract(run.config, mesh=run.mesh) if in_rl and chosen.objective.kl_coef else None,
+  )
+  _, tree, _ = checkpoints.restore(like)
+  show.say(f"going on from step {progress.step} of {checkpoints.directory}")
+  return tree["state"], tree["reference"], progress
+
+
+def check_same(host: dict, chosen: settings.RunSettings, fingerprint: str) -> None:
+  """Raises UserError when a checkpoint was made under other settings or data."""
+  before, now = settings.flat(host["config"]), settings.flat(settings.thaw(chosen))
+  for name in sorted(before.keys() | now.keys()):
+    if name not in FREE and before.get(name) != now.get(name):
+      raise UserError(
+        f"config.{name} expected {before.get(name)!r}, with which this run was started, got {now.get(name)!r}; "
+        "go on with the same settings or give another --workdir"
+      )
+  if host["data"] != fingerprint:
+    raise UserError("the training data expected to be what this run was started with, got other rows; restore the file or give another --workdir")

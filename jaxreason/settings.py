@@ -1,0 +1,232 @@
+"""Floor 4: every setting of a run, its default and its check, as frozen dataclasses.
+
+What enters: a ConfigDict made by a file in configs/ and changed by the command line. What leaves: a hashable `RunSettings`;
+no ConfigDict goes further than `freeze`. The dataclasses are the one place where a setting and its default are written:
+`default_config` turns them into the ConfigDict that config files start from.
+"""
+
+import dataclasses
+from typing import Any
+
+import ml_collections
+
+from jaxreason.errors import UserError, nearest
+from jaxreason.objective import Objective
+from jaxreason.optimizer import OptimizerConfig
+from jaxreason.rollout.engine import RolloutConfig
+from jaxreason.sharding import MeshSizes
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+  """Where the weights come from. With a source, the checkpoint's own sizes count and those here are not read."""
+
+  source: str = ""  # a Hugging Face directory or hub id, or a .gguf file; empty: random weights of the sizes below
+  embed: int = 128
+  layers: int = 4
+  heads: int = 4
+  kv_heads: int = 4
+  head_dim: int = 32
+  mlp: int = 384
+  rope_theta: float = 10_000.0
+  compute_dtype: str = "auto"  # auto: bfloat16 on accelerators, float32 on CPU
+  remat: str = "none"  # none | block
+
+
+@dataclasses.dataclass(frozen=True)
+class RunningSums:
+  """The generated task of the quickstart; see data/tasks/running_sums.py."""
+
+  min_terms: int = 4
+  max_terms: int = 7
+  digits: int = 1
+  worked_share: float = 0.35
+
+
+@dataclasses.dataclass(frozen=True)
+class WordProblems:
+  """Two-operand arithmetic in words; see data/tasks/word_problems.py."""
+
+  operations: str = "+-"
+  smallest: int = 2
+  largest: int = 99
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+  """Rows from JSONL or Parquet files or hub ids, and which columns are what; see data/files.py."""
+
+  train: str = ""
+  evaluation: str = ""  # empty: the last evaluation.problems rows of train are held out
+  train_split: str = "train"
+  evaluation_split: str = "test"
+  prompt: str = "question"
+  answer: str = "answer"
+  answer_after: str = ""  # "####" for GSM8K
+  verifier: str = "math"
+  template: str = ""  # how a prompt is put, with {prompt} in it
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+  """Which prompts."""
+
+  task: str = "running_sums"  # running_sums | word_problems | files
+  train_rows: int = 20_000  # of a generated task; of files, 0 takes all
+  running_sums: RunningSums = RunningSums()
+  word_problems: WordProblems = WordProblems()
+  files: Files = Files()
+
+
+@dataclasses.dataclass(frozen=True)
+class SftSettings:
+  """The supervised stage before reinforcement learning; steps = 0 leaves it out."""
+
+  steps: int = 0
+  batch: int = 64
+  rows: int = 0  # demonstrations used, 0 for all training rows
+  max_tokens: int = 512  # longest prompt and demonstration together
+  micro_batches: int = 1
+  optimizer: OptimizerConfig = OptimizerConfig(peak_lr=1e-5, schedule="cosine")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+  """The reinforcement-learning stage."""
+
+  steps: int = 100
+  micro_batches: int = 1
+  chunk_tokens: int = 4096  # positions whose logits are in memory at once
+  save_every: int = 20  # steps between checkpoints, in both stages
+  keep: int = 2  # newest checkpoints kept, besides the best
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardSettings:
+  """The verifier pool."""
+
+  workers: int = 0  # 0: one less than the processors
+  deadline_s: float = 10.0
+  memory_mb: int = 2048
+  require_finished: bool = True  # a sample cut off by its budget is wrong whatever it says
+  max_unjudged: float = 0.2  # stop when more than this share of a step has no verdict
+  shuffle: bool = False  # a control: rewards are dealt out at random within the batch
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings:
+  """Held-out problems: validation while training, test before and after."""
+
+  problems: int = 200
+  samples: int = 4  # at rollout.temperature, for sampled pass@1
+  every: int = 30  # steps between validations; 0 for none
+  show: int = 6  # completions printed before and after
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+  """A whole run."""
+
+  name: str = ""
+  seed: int = 0
+  model: ModelSettings = ModelSettings()
+  data: DataSettings = DataSettings()
+  sft: SftSettings = SftSettings()
+  rollout: RolloutConfig = RolloutConfig()
+  objective: Objective = Objective()
+  optimizer: OptimizerConfig = OptimizerConfig()
+  train: TrainSettings = TrainSettings()
+  rewards: RewardSettings = RewardSettings()
+  evaluation: EvaluationSettings = EvaluationSettings()
+  mesh: MeshSizes = MeshSizes()
+
+
+def default_config() -> ml_collections.ConfigDict:
+  """The defaults as a ConfigDict without room for unknown keys; config files change it and return it."""
+  config = ml_collections.ConfigDict(dataclasses.asdict(RunSettings()))
+  config.lock()
+  return config
+
+
+def freeze(config: ml_collections.ConfigDict) -> RunSettings:
+  """Checks every key, type and value and leaves ConfigDict behind.
+
+  Raises:
+    UserError: one line that says what was expected, what came and what to change.
+  """
+  settings = _freeze(RunSettings, config.to_dict(), "")
+  _check(settings)
+  return settings
+
+
+def thaw(settings: RunSettings) -> dict[str, Any]:
+  """The settings as nested dicts of JSON values; `freeze(ConfigDict(thaw(s))) == s`."""
+  return dataclasses.asdict(settings)
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+  """{'optimizer': {'peak_lr': x}} -> {'optimizer.peak_lr': x}."""
+  rows = {}
+  for name, value in tree.items():
+    rows |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+  return rows
+
+
+def _freeze(kind, values: dict, prefix: str):
+  fields = {field.name: field for field in dataclasses.fields(kind)}
+  for name in values:
+    if name not in fields:
+      raise UserError(f"config.{prefix}{name} is not a setting{nearest(name, fields)}; see jaxreason/settings.py")
+  made = {}
+  for name, value in values.items():
+    expected = fields[name].type
+    if dataclasses.is_dataclass(expected):
+      made[name] = _freeze(expected, value, f"{prefix}{name}.")
+    else:
+      made[name] = checked(value, expected, f"{prefix}{name}")
+  return kind(**made)
+
+
+def checked(value, expected: type, name: str):
+  """`value` as `expected` (an int passes for a float); UserError that names the setting otherwise."""
+  if expected is float and isinstance(value, int) and not isinstance(value, bool):
+    return float(value)
+  if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
+    raise UserError(f"config.{name} expected {expected.__name__}, got {value!r} of type {type(value).__name__}")
+  return value
+
+
+def _check(settings: RunSettings) -> None:
+  """What no single section can see."""
+  at_least = {
+    "train.steps": (settings.train.steps, 0),
+    "train.save_every": (settings.train.save_every, 1),
+    "train.keep": (settings.train.keep, 1),
+    "train.micro_batches": (settings.train.micro_batches, 1),
+    "sft.steps": (settings.sft.steps, 0),
+    "sft.batch": (settings.sft.batch, 1),
+    "sft.micro_batches": (settings.sft.micro_batches, 1),
+    "evaluation.problems": (settings.evaluation.problems, 1),
+    "evaluation.samples": (settings.evaluation.samples, 1),
+    "evaluation.every": (settings.evaluation.every, 0),
+    "rewards.workers": (settings.rewards.workers, 0),
+    "seed": (settings.seed, 0),
+  }
+  for name, (value, least) in at_least.items():
+    if value < least:
+      raise UserError(f"config.{name} expected at least {least}, got {value}")
+  samples = settings.rollout.prompts * settings.rollout.group
+  for name, size, parts in (
+    ("train", samples, settings.train.micro_batches),
+    ("sft", settings.sft.batch, settings.sft.micro_batches),
+  ):
+    if size % parts:
+      raise UserError(
+        f"config.{name}.micro_batches={parts} expected to divide {size} sequences"
+        f"{f' (prompts={settings.rollout.prompts} x group={settings.rollout.group})' if name == 'train' else ''}; "
+        f"make it a divisor of {size}"
+      )
+  if settings.train.steps and settings.objective.surrogate == "sft":
+    raise UserError("config.objective.surrogate expected a reinforcement-learning one, got 'sft'; set train.steps=0 and sft.steps instead")
+  if settings.train.steps and settings.rollout.group < 2:
+    raise UserError(f"config.rollout.group expected at least 2 (advantages compare samples of one prompt), got {settings.rollout.group}")

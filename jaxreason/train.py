@@ -1,0 +1,153 @@
+"""Floor 4: the story of a run, from the first supervised step to the last checkpoint.
+
+What enters: a built `Run` and a working directory. What leaves: a better model in `checkpoints/`, the numbers in
+`metrics.jsonl`, and the results. Steps are counted through: supervised ones first, then reinforcement learning. Whatever a
+run needs to go on is in the checkpoint: state, reference, place in the data, results so far; the rest is a function of the
+settings and the step.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxreason.build import Run
+from jaxreason.checkpoint import Checkpoints, SaveFailed
+from jaxreason.collect import Collector, Sample
+from jaxreason.data import demonstrations
+from jaxreason.data.stream import PromptStream, visits
+from jaxreason.errors import UserError
+from jaxreason.evaluate import evaluate
+from jaxreason.metrics import MetricsWriter
+from jaxreason.progress import Progress, resume, saved_tree
+from jaxreason.records import Batch, TrainState
+from jaxreason.report.display import Display
+from jaxreason.rewards.pool import VerifierPool
+from jaxreason.rollout.engine import width
+
+# Called after every update with (step, phase, state, batch, stats); debugging looks at each.
+Watch = Callable[[int, str, TrainState, Batch, dict], None]
+
+
+def train(run: Run, workdir: str | Path, *, show: Display, watch: Watch | None = None) -> dict:
+  """Trains to the end and returns the results, `{"before": {...}, "after": {...}}` of the test split.
+
+  Args:
+    run: of `build.build`.
+    workdir: made if need be; with a checkpoint in it, the run goes on from there.
+    show: where progress is told.
+    watch: see `Watch`.
+  """
+  settings, programs = run.settings, run.programs
+  first_rl, total = settings.sft.steps, settings.sft.steps + settings.train.steps
+  rewards = settings.rewards
+  with (
+    Checkpoints(Path(workdir) / "checkpoints", keep=settings.train.keep) as checkpoints,
+    VerifierPool(workers=rewards.workers or None, deadline_s=rewards.deadline_s, memory_mb=rewards.memory_mb) as pool,
+    jax.set_mesh(run.mesh),
+  ):
+    collector = Collector(run, pool)
+    state, reference, progress = resume(run, checkpoints, collector.fingerprint, show)
+    collector.next_visit = progress.next_visit
+    supervised = Demonstrations(run)
+    with MetricsWriter(workdir, first_step=progress.step, on_numbers=told_to(show)) as metrics:
+      for step in range(progress.step, total):
+        began = time.perf_counter()
+        if step == first_rl:
+          progress.record("before", test(run, state.params, pool, show, "before"), metrics, step)
+        if step < first_rl:
+          batch, numbers = supervised.batch(step), {}
+          state, stats = programs.supervise(state, batch, 1.0)
+        else:
+          rollouts, longest, _, numbers = collector.collect(state.params, step - first_rl)
+          batch = programs.assemble(rollouts, width=longest)
+          if reference is not None:
+            batch = programs.reference(reference, batch, settings.rollout.temperature)
+          state, stats = programs.update(state, batch, settings.rollout.temperature)
+        phase = "sft" if step < first_rl else "train"
+        if watch is not None:
+          watch(step, phase, state, batch, stats)
+        metrics.write(step, phase, stats | numbers | {"time/step": time.perf_counter() - began})
+        progress.step, progress.next_visit = step + 1, collector.next_visit
+        if due(settings.evaluation.every, step + 1 - first_rl) and step + 1 < total:
+          progress.validated(step, validate(run, state.params, pool), metrics)
+        if step + 1 == first_rl and settings.train.steps:
+          state, reference = begin_rl(run, state)
+        if (due(settings.train.save_every, step + 1) or step + 1 == first_rl) and step + 1 < total:
+          save(checkpoints, metrics, state, reference, progress, show)
+      if "after" not in progress.results:
+        progress.record("after", test(run, state.params, pool, show, "after"), metrics, max(total - 1, 0))
+        save(checkpoints, metrics, state, reference, progress, show)
+  return progress.results
+
+
+def told_to(show: Display) -> Callable[[int, str, dict], None]:
+  """Passes a row's numbers to the display; test results are left to the table at the end."""
+  return lambda step, phase, numbers: None if phase.startswith("test_") else show.update(step, phase, numbers)
+
+
+def due(every: int, step: int) -> bool:
+  """Whether step, counted from 1, is one of every `every`; 0 means never."""
+  return every > 0 and step > 0 and step % every == 0
+
+
+def begin_rl(run: Run, state: TrainState) -> tuple[TrainState, jax.Array | None]:
+  """(a state with a fresh optimizer, the reference): a reference is a copy of the weights, kept when the objective has a KL."""
+  reference = jax.tree.map(jax.numpy.copy, state.params) if run.settings.objective.kl_coef else None
+  return run.programs.start_rl(state.params), reference
+
+
+def save(checkpoints: Checkpoints, metrics: MetricsWriter, state, reference, progress: Progress, show: Display) -> None:
+  """Saves a step; a full disk is told and the run goes on with the older steps as they were."""
+  metrics.flush()
+  try:
+    checkpoints.save(progress.step, saved_tree(state, reference), progress.to_host())
+  except SaveFailed as error:
+    show.say(f"warning: {error}")
+
+
+def test(run: Run, params, pool: VerifierPool, show: Display, when: str) -> dict:
+  """pass@1 on the test split, greedy and sampled, with some completions shown: {"greedy": {...}, "sampled": {...}}."""
+  settings = run.settings
+  greedy, told = evaluate(run, params, pool, run.rows.test, temperature=0.0, samples=1)
+  sampled, _ = evaluate(
+    run, params, pool, run.rows.test, temperature=settings.rollout.temperature, samples=settings.evaluation.samples
+  )
+  show.samples(f"completions {when} reinforcement learning, greedy", [shown(sample) for sample in told[: settings.evaluation.show]])
+  return {"greedy": greedy, "sampled": sampled}
+
+
+def shown(sample: Sample) -> dict:
+  """A sample as the display takes it."""
+  return {"prompt": sample.row["prompt"], "response": sample.response, "verdict": sample.verdict.status}
+
+
+def validate(run: Run, params, pool: VerifierPool) -> dict:
+  """Greedy pass@1 on the validation split, the one that settings and the best checkpoint are chosen by."""
+  numbers, _ = evaluate(run, params, pool, run.rows.validation, temperature=0.0, samples=1)
+  return numbers
+
+
+class Demonstrations:
+  """Supervised batches by step: a pure function of the rows, the seed and the step."""
+
+  def __init__(self, run: Run):
+    self._run = run
+    rows = run.rows.train[: run.settings.sft.rows or None]
+    if run.settings.sft.steps and not all(row.get("demonstration") for row in rows):
+      raise UserError("config.sft.steps expected rows with demonstrations, got rows without; set config.sft.steps=0")
+    self._stream = PromptStream(rows, seed=run.settings.seed + 1)
+
+  def batch(self, step: int) -> Batch:
+    """The batch of a step, its columns cut to a bucket that holds the longest sequence."""
+    sft, bucket = self._run.settings.sft, self._run.settings.rollout.prompt_bucket
+    rows = self._stream.rows(visits(step * sft.batch, sft.batch))
+    made = demonstrations.batch(self._run.tokenizer, rows, length=sft.max_tokens)
+    lengths = made.lengths - made.prompt_lengths
+    columns = width(int(made.lengths.max()), bucket, sft.max_tokens)
+    written = width(int(lengths.max()), bucket, columns)
+    zeros = np.zeros((len(rows), written), np.float32)
+    mask = np.arange(written)[None] < lengths[:, None]
+    return Batch(made.tokens[:, :columns], made.prompt_lengths, made.lengths, mask, behavior_logprobs=zeros, advantages=zeros)
