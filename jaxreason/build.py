@@ -87,7 +87,9 @@ def load_tokenizer(settings: RunSettings) -> Tokenizer:
     return tokenizers.from_pretrained(source)
   alphabet = tasks.alphabet(settings.data)
   if alphabet is None:
-    raise UserError(f"config.model.source expected a checkpoint for task {settings.data.task!r}, got none; give a path or a hub id")
+    raise UserError(
+      f"config.model.source expected a checkpoint for task {settings.data.task!r}, got none; give a path or a hub id"
+    )
   return characters(alphabet)
 
 

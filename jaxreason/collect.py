@@ -159,7 +159,9 @@ class Collector:
       )  # fmt: skip
       dropped += packed.dropped
       if len(dropped) > 10 * shape.prompts + len(self._stream):
-        raise UserError(f"no prompt of the training data has at most {shape.max_prompt_tokens} tokens; raise config.rollout.max_prompt_tokens")
+        raise UserError(
+          f"no prompt of the training data has at most {shape.max_prompt_tokens} tokens; raise config.rollout.max_prompt_tokens"
+        )
       following = wanted[-1] + 1
       wanted = [visit for visit in wanted if visit not in packed.dropped]
       wanted += range(following, following + shape.prompts - len(wanted))
@@ -218,12 +220,14 @@ def statistics(samples: list[Sample], rewards: np.ndarray, judged: np.ndarray) -
 
 def manners(samples: list[Sample]) -> dict:
   """Share of worked answers and accuracy within each manner, for verifiers that tell worked from terse."""
-  told = [(sample.verdict.parts["worked"] > 0, sample.verdict.status == "correct") for sample in samples if "worked" in sample.verdict.parts]
+  told = [
+    (sample.verdict.parts["worked"] > 0, sample.verdict.status == "correct")
+    for sample in samples
+    if "worked" in sample.verdict.parts
+  ]
   if not told:
     return {}
   worked, terse = [right for is_worked, right in told if is_worked], [right for is_worked, right in told if not is_worked]
   numbers = {"worked_share": len(worked) / len(samples)}
   numbers |= {f"accuracy_{name}": float(np.mean(rights)) for name, rights in (("worked", worked), ("terse", terse)) if rights}
   return numbers
-
-

@@ -14,7 +14,9 @@ from jaxreason.rewards.pool import VerifierPool
 from jaxreason.rollout import engine
 
 
-def evaluate(run: Run, params, pool: VerifierPool, rows: list[dict], *, temperature: float, samples: int) -> tuple[dict, list[Sample]]:
+def evaluate(
+  run: Run, params, pool: VerifierPool, rows: list[dict], *, temperature: float, samples: int
+) -> tuple[dict, list[Sample]]:
   """pass@1 of a policy.
 
   Args:

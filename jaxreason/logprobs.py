@@ -67,7 +67,9 @@ def from_hidden(
     return jax.checkpoint(chunk)(hidden, tokens)
   pieces = -(-T // width)
   padded = functools.partial(_in_pieces, pieces=pieces, width=width)
-  _, (logprobs, spread) = jax.lax.scan(lambda _, part: (None, jax.checkpoint(chunk)(*part)), None, (padded(hidden), padded(tokens)))
+  _, (logprobs, spread) = jax.lax.scan(
+    lambda _, part: (None, jax.checkpoint(chunk)(*part)), None, (padded(hidden), padded(tokens))
+  )
   join = lambda parts: jnp.swapaxes(parts, 0, 1).reshape(B, pieces * width)[:, :T]
   return join(logprobs), join(spread)
 

@@ -102,4 +102,6 @@ def check_same(host: dict, chosen: settings.RunSettings, fingerprint: str) -> No
         "go on with the same settings or give another --workdir"
       )
   if host["data"] != fingerprint:
-    raise UserError("the training data expected to be what this run was started with, got other rows; restore the file or give another --workdir")
+    raise UserError(
+      "expected the training data that this run was started with, got other rows; restore the file or give a new --workdir"
+    )

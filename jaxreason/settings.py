@@ -227,6 +227,10 @@ def _check(settings: RunSettings) -> None:
         f"make it a divisor of {size}"
       )
   if settings.train.steps and settings.objective.surrogate == "sft":
-    raise UserError("config.objective.surrogate expected a reinforcement-learning one, got 'sft'; set train.steps=0 and sft.steps instead")
+    raise UserError(
+      "config.objective.surrogate expected a reinforcement-learning one, got 'sft'; set train.steps=0 and sft.steps instead"
+    )
   if settings.train.steps and settings.rollout.group < 2:
-    raise UserError(f"config.rollout.group expected at least 2 (advantages compare samples of one prompt), got {settings.rollout.group}")
+    raise UserError(
+      f"config.rollout.group expected at least 2 (advantages compare samples of one prompt), got {settings.rollout.group}"
+    )

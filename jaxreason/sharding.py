@@ -105,4 +105,6 @@ def check_divides(mesh: Mesh, **sizes: int) -> None:
     over = (rule,) if isinstance(rule, str) else (rule or ())
     parts = math.prod(mesh.shape[axis] for axis in over)
     if size % parts:
-      raise UserError(f"{name} of {size} does not divide over {parts} devices ({' x '.join(over)}); make {name} a multiple of {parts}")
+      raise UserError(
+        f"{name} of {size} does not divide over {parts} devices ({' x '.join(over)}); make {name} a multiple of {parts}"
+      )

@@ -33,7 +33,9 @@ def load(settings: DataSettings, *, problems: int, seed: int) -> Rows:
     UserError: an unknown task, or an evaluation prompt that is also a training prompt.
   """
   if settings.task not in TASKS:
-    raise UserError(f"config.data.task expected one of {', '.join(TASKS)}, got {settings.task!r}{nearest(settings.task, TASKS)}")
+    raise UserError(
+      f"config.data.task expected one of {', '.join(TASKS)}, got {settings.task!r}{nearest(settings.task, TASKS)}"
+    )
   rows = TASKS[settings.task](settings, problems, seed)
   for name, held_out in (("validation", rows.validation), ("test", rows.test)):
     shared = overlap(rows.train, held_out)
@@ -77,7 +79,9 @@ def _word_problems(settings: DataSettings, problems: int, seed: int) -> Rows:
 def _files(settings: DataSettings, problems: int, seed: int) -> Rows:
   chosen = settings.files
   if not chosen.train:
-    raise UserError("config.data.files.train expected a path or a hub id, got nothing; set it, e.g. --config.data.files.train=rows.jsonl")
+    raise UserError(
+      "config.data.files.train expected a path or a hub id, got nothing; set it, e.g. --config.data.files.train=rows.jsonl"
+    )
 
   def read(source, split):
     return files.rows_from(
@@ -88,7 +92,9 @@ def _files(settings: DataSettings, problems: int, seed: int) -> Rows:
   train = read(chosen.train, chosen.train_split)
   needed = problems if chosen.evaluation else 2 * problems
   if len(train) <= needed:
-    raise UserError(f"{chosen.train} has {len(train)} rows, expected more than the {needed} held out; lower config.evaluation.problems")
+    raise UserError(
+      f"{chosen.train} has {len(train)} rows, expected more than the {needed} held out; lower config.evaluation.problems"
+    )
   train, validation = train[:-problems], train[-problems:]
   if chosen.evaluation:
     test = read(chosen.evaluation, chosen.evaluation_split)[:problems]

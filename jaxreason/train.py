@@ -115,7 +115,9 @@ def test(run: Run, params, pool: VerifierPool, show: Display, when: str) -> dict
   sampled, _ = evaluate(
     run, params, pool, run.rows.test, temperature=settings.rollout.temperature, samples=settings.evaluation.samples
   )
-  show.samples(f"completions {when} reinforcement learning, greedy", [shown(sample) for sample in told[: settings.evaluation.show]])
+  show.samples(
+    f"completions {when} reinforcement learning, greedy", [shown(sample) for sample in told[: settings.evaluation.show]]
+  )
   return {"greedy": greedy, "sampled": sampled}
 
 

@@ -70,7 +70,14 @@ def update(
 
 
 def value_and_gradients(
-  params, batch: Batch, temperature, *, config: ModelConfig, objective: Objective, micro_batches: int = 1, chunk_tokens: int = 1024
+  params,
+  batch: Batch,
+  temperature,
+  *,
+  config: ModelConfig,
+  objective: Objective,
+  micro_batches: int = 1,
+  chunk_tokens: int = 1024,
 ):
   """Gradients of the batch's loss (tree of float32, like params) and its numbers; see `update`."""
   _, denominator = objectives.reduce(objective, jnp.zeros(batch.mask.shape), batch.mask)

@@ -53,7 +53,9 @@ def apply(params: Params, config: ModelConfig, tokens, positions, *, segments=No
     UserError: shapes that do not match, or routing for a dense model.
   """
   if tokens.ndim != 2 or tokens.shape != positions.shape:
-    raise UserError(f"decoder.apply expected tokens and positions of one shape [B, T], got {tokens.shape} and {positions.shape}")
+    raise UserError(
+      f"decoder.apply expected tokens and positions of one shape [B, T], got {tokens.shape} and {positions.shape}"
+    )
   if routing is not None:
     raise UserError("decoder.apply got routing for a dense model; leave routing=None")
   x = shard(embed(params, config, tokens), ("batch", "length", "embed"))
@@ -96,7 +98,9 @@ def layer(blocks: Block | tuple[Block, ...], index: int) -> Block:
 
 def _run_blocks(blocks, config, x, positions, mask):
   def body(x, block):
-    return _block(block, config, x, positions, lambda q, k, v: (attention.attend(q, _heads_first(k), _heads_first(v), mask), None))
+    return _block(
+      block, config, x, positions, lambda q, k, v: (attention.attend(q, _heads_first(k), _heads_first(v), mask), None)
+    )
 
   if config.remat == "block":
     body = jax.checkpoint(body)

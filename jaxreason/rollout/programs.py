@@ -44,7 +44,19 @@ def prefill(params: Params, config: ModelConfig, prompts, lengths) -> Cache:
 
 
 def begin(
-  cache: Cache, prompts, lengths, visit_ids, root, version, sampling: Sampling, budgets, stop_ids, *, group: int, budget: int, slots: int
+  cache: Cache,
+  prompts,
+  lengths,
+  visit_ids,
+  root,
+  version,
+  sampling: Sampling,
+  budgets,
+  stop_ids,
+  *,
+  group: int,
+  budget: int,
+  slots: int,
 ) -> DecodeState:
   """Slots for G samples of each prompt, before their first token.
 
