@@ -29,11 +29,12 @@ def reward_curve(
   """Draws a run.
 
   Args:
-    rows: of `metrics.read`. Those of phase "train" give `reward`, `worked_share`, `length` and `entropy`, where they are there.
+    rows: of `metrics.read`. Those of phase "train" give `reward`, `worked_share`, `completions/mean_length` and `entropy`,
+      where they are there.
     path: of the PNG.
-    evaluations: label to (step, share of held-out problems solved), in global steps as in the rows. Where None, the rows of
-      phase "eval" are taken: `greedy/pass@1` becomes "pass@1, greedy". An evaluation of step n saw the weights before that
-      step; those before the first training step (of the supervised phase) are left out. Four series at most.
+    evaluations: label to (step, share of problems solved), in global steps as in the rows; four series at most, and none of
+      the supervised steps is drawn. Where None, `pass@1` of phase "eval" is taken as "validation pass@1" and `greedy/pass@1`
+      of the phases "test_before" and "test_after" as "held-out pass@1, greedy".
     title: of the picture.
 
   Returns:
@@ -78,12 +79,13 @@ def _draw(train: Sequence[Mapping[str, Any]], first: int, evaluations: Mapping[s
   drawn = {label: points for label, points in evaluations.items() if points}
   for (label, points), color, marker in zip(drawn.items(), _HELD_OUT, _MARKERS, strict=False):
     style = {"color": color, "marker": marker, "markersize": 9, "markeredgecolor": "white", "linewidth": 1.5, "zorder": 5}
-    top.plot(*zip(*points, strict=True), label=f"held-out {label}", **style)
+    style["linestyle"] = ":" if len(points) == 2 else "-"  # before and after: nothing was measured on the way
+    top.plot(*zip(*points, strict=True), label=label, **style)
   _write_ends(top, list(drawn.values()))
   top.set_ylabel("reward, shares", fontsize=13)
   top.set_ylim(-0.03, 1.05)
   top.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
-  top.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=5, fontsize=11, frameon=False, columnspacing=1.2)
+  top.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=6, fontsize=10.5, frameon=False, columnspacing=1.0)
 
   _lower(bottom, train, first)
   last = max([row["step"] - first for row in train] + [step for points in drawn.values() for step, _ in points])
@@ -98,7 +100,7 @@ def _draw(train: Sequence[Mapping[str, Any]], first: int, evaluations: Mapping[s
 
 
 def _lower(axis, train: Sequence[Mapping[str, Any]], first: int) -> None:
-  steps, length = _series(train, "length", first)
+  steps, length = _series(train, "completions/mean_length", first)
   _line(axis, steps, smooth(length), color=_LENGTH)
   axis.set_ylabel("completion length\n(tokens)", fontsize=13, color=_LENGTH)
   axis.set_ylim(bottom=0)
@@ -118,9 +120,11 @@ def _line(axis, steps: Sequence[int], values: Sequence[float], **style) -> None:
 
 
 def _write_ends(axis, series: Sequence[Sequence[tuple[int, float]]]) -> None:
-  """Writes what each evaluation began and ended with beside its points, pushed apart where two would cover each other."""
-  for end, side, shift in ((0, "right", -9), (-1, "left", 9)):
-    ends = sorted((points[end][1], points[end][0], color) for points, color in zip(series, _HELD_OUT, strict=False))
+  """Writes the values before and after beside their points, pushed apart where two would cover each other."""
+  steps = [step for points in series for step, _ in points]
+  for end, outermost, side, shift in ((0, min(steps, default=0), "right", -9), (-1, max(steps, default=0), "left", 9)):
+    ends = [(*points[end], color) for points, color in zip(series, _HELD_OUT, strict=False)]
+    ends = sorted((value, step, color) for step, value, color in ends if step == outermost)
     height = -1.0
     for value, step, color in ends:
       height = max(value, height + _APART)
@@ -148,8 +152,9 @@ def _series(train: Sequence[Mapping[str, Any]], name: str, first: int) -> tuple[
 def _evaluations(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:
   found: dict[str, list[tuple[int, float]]] = {}
   for row in rows:
+    split = {"eval": "validation", "test": "held-out"}.get(row["phase"].partition("_")[0])
     for name, value in row.items():
-      group, _, number = name.rpartition("/")
-      if row["phase"] == "eval" and number == "pass@1" and value is not None:
-        found.setdefault(f"pass@1, {group}" if group else "pass@1", []).append((row["step"], value))
-  return found
+      manner, _, number = name.rpartition("/")
+      if split and number == "pass@1" and value is not None:
+        found.setdefault(f"{split} pass@1" + (f", {manner}" if manner else ""), []).append((row["step"], value))
+  return dict(sorted(found.items()))  # held-out before validation

@@ -8,7 +8,7 @@ that would steer a terminal are spelt out.
 import sys
 import time
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TextIO
 
 from rich.console import Console, Group
@@ -25,10 +25,10 @@ SHOWN = {
   "pass_rate": ("pass rate", "{:.1%}"),
   "pass@1": ("pass@1", "{:.1%}"),
   "worked_share": ("worked", "{:.0%}"),
-  "length": ("length", "{:.1f} tokens"),
+  "completions/mean_length": ("length", "{:.1f} tokens"),
   "entropy": ("entropy", "{:.3f} nats"),
   "kl": ("kl", "{:.4f} nats"),
-  "perf/tokens_per_s": ("tokens/s", "{:,.0f}"),
+  "perf/rollout_tokens_per_second": ("tokens/s", "{:,.0f}"),
 }
 _LINES_PER_PHASE = 50
 _LONGEST = 400  # characters of a model's text
@@ -80,8 +80,7 @@ class Display:
     if self._quiet:
       return
     if phase not in self._totals:
-      rest = {name: value for name, value in numbers.items() if not name.startswith("time/")}
-      self.say(f"{phase} at step {step}  " + "  ".join(f"{label} {value}" for label, value in self._labelled(rest, rest)))
+      self.say(f"{phase} at step {step}  {self._words(numbers)}")
       return
     phases = list(self._totals)
     at = step - sum(self._totals[name] for name in phases[: phases.index(phase)])
@@ -175,15 +174,16 @@ class Display:
     return f"{seen.phase} {seen.at + 1}/{self._totals[seen.phase]}  {self._words(seen.numbers)}  {self._times(seen)}"
 
   def _words(self, numbers: Mapping[str, float]) -> str:
-    return "  ".join(f"{label} {value}" for label, value in self._labelled(numbers, self._shown))
+    return "  ".join(f"{label} {value}" for label, value in self._labelled(numbers))
 
-  def _labelled(self, numbers: Mapping[str, float], names: Iterable[str]) -> list[tuple[str, str]]:
-    """(label, value) for those of the names that the row has; `greedy/pass@1` is formatted as `pass@1` is."""
+  def _labelled(self, numbers: Mapping[str, float]) -> list[tuple[str, str]]:
+    """(label, value) of the numbers that are shown; `greedy/pass@1` is one of them as `pass@1` is."""
     found = []
-    for name in names:
-      label, form = self._shown.get(name) or (name, self._shown.get(name.rpartition("/")[2], ("", "{:.4g}"))[1])
-      if numbers.get(name) is not None:
-        found.append((label, form.format(numbers[name])))
+    for name, (label, form) in self._shown.items():
+      for own, value in numbers.items():
+        group = own.removesuffix(name)
+        if value is not None and own.endswith(name) and (not group or group.endswith("/")):
+          found.append((f"{group[:-1]} {label}".strip(), form.format(value)))
     return found
 
   def _times(self, seen: "_Seen") -> str:
@@ -201,7 +201,7 @@ class Display:
     bar = Table.grid()
     bar.add_row(ProgressBar(total=total, completed=seen.at + 1, width=min(self._console.width - 4, 76)))
     numbers = Text()
-    for label, value in self._labelled(seen.numbers, self._shown):
+    for label, value in self._labelled(seen.numbers):
       numbers.append(label, style="dim").append(f" {value}   ".replace(" ", "\u00a0", value.count(" ") + 1), style="bold")
     head = Text(f"step {seen.at + 1}/{total}   {self._times(seen)}")
     return Panel(Group(head, bar, numbers), title=Text(seen.phase), title_align="left")

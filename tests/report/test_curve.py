@@ -17,14 +17,23 @@ def rows_of_a_run(steps=40, first=20):
   rows = [{"step": n, "phase": "sft", "loss": 1.0} for n in range(first)]
   for n in range(steps):
     if n % 20 == 0:
-      rows.append(
-        {"step": first + n, "phase": "eval", "greedy/pass@1": 0.1 + n / 60, "sampled/pass@1": 0.05 + n / 80, "count": 200}
-      )
+      rows.append({"step": first + n, "phase": "eval", "pass@1": 0.1 + n / 60, "problems": 200})
     share = n / steps
     rows.append(
-      {"step": first + n, "phase": "train", "reward": share, "worked_share": share, "length": 10 + n, "entropy": 1 - share}
+      {
+        "step": first + n,
+        "phase": "train",
+        "reward": share,
+        "worked_share": share,
+        "completions/mean_length": 10 + n,
+        "entropy": 1 - share,
+      }
     )
-  return rows
+  tests = {"test_before": (first, 0.1, 0.05), "test_after": (first + steps - 1, 0.6, 0.5)}
+  return rows + [
+    {"step": step, "phase": phase, "greedy/pass@1": greedy, "sampled/pass@1": sampled, "greedy/pass@1_interval": 0.03}
+    for phase, (step, greedy, sampled) in tests.items()
+  ]
 
 
 def size_of(path):
@@ -46,9 +55,9 @@ def test_draws_a_png_of_the_right_size_and_the_same_each_time(tmp_path):
 
 def test_lines_hold_the_rows():
   rows = rows_of_a_run()
-  top, bottom, right = draw(rows, {"pass@1, greedy": [(0, 0.1), (40, 0.7)]}).axes
+  top, bottom, right = draw(rows, {"greedy": [(0, 0.1), (40, 0.7)]}).axes
   lines = {line.get_label(): line for line in top.get_lines()}
-  assert list(lines["held-out pass@1, greedy"].get_xdata()) == [0, 40]
+  assert list(lines["greedy"].get_xdata()) == [0, 40]
   assert list(top.get_lines()[0].get_ydata()) == [row["reward"] for row in rows if row["phase"] == "train"]
   assert list(lines["training reward"].get_xdata()) == list(range(40))
   assert [text.get_text() for text in top.texts] == ["10%", "70%"]
@@ -57,8 +66,9 @@ def test_lines_hold_the_rows():
 
 def test_evaluations_are_found_in_the_rows():
   assert curve._evaluations(rows_of_a_run()) == {
-    "pass@1, greedy": [(20, 0.1), (40, pytest.approx(0.1 + 20 / 60))],
-    "pass@1, sampled": [(20, 0.05), (40, pytest.approx(0.05 + 20 / 80))],
+    "held-out pass@1, greedy": [(20, 0.1), (59, 0.6)],
+    "held-out pass@1, sampled": [(20, 0.05), (59, 0.5)],
+    "validation pass@1": [(20, 0.1), (40, pytest.approx(0.1 + 20 / 60))],
   }
 
 
@@ -76,7 +86,8 @@ def test_what_is_missing_is_left_out(tmp_path):
 
 
 def test_written_numbers_never_cover_each_other():
-  (axis, *_) = draw(rows_of_a_run(), {"a": [(0, 0.10), (40, 0.5)], "b": [(0, 0.11), (40, 0.9)]}).axes
+  (axis, *_) = draw(rows_of_a_run(), {"a": [(0, 0.10), (40, 0.5)], "b": [(0, 0.11), (40, 0.9)], "c": [(5, 0.1), (9, 0.2)]}).axes
+  assert sorted(text.get_text() for text in axis.texts) == ["10%", "11%", "50%", "90%"]
   low, high = sorted(text.xy[1] for text in axis.texts[:2])
   assert high - low >= 0.05
 

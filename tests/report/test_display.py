@@ -34,14 +34,14 @@ def test_a_log_has_plain_lines():
   def act(shown):
     shown.say("cpu: 1 device\nno checkpoint [yet]")
     shown.update(0, "eval", {"greedy/pass@1": 0.25, "count": 200, "time/seconds": 3.0})
-    shown.update(0, "sft", {"loss": 2.0, "entropy": float("nan"), "perf/tokens_per_s": 12345.6, "grad_norm": 1})
+    shown.update(0, "sft", {"loss": 2.0, "entropy": float("nan"), "perf/rollout_tokens_per_second": 12345.6, "grad_norm": 1})
     shown.update(1, "sft", {"loss": 1.0})
-    shown.update(2, "train", {"reward": 0.5, "pass_rate": 0.5, "length": 12.25, "worked_share": None})
+    shown.update(2, "train", {"reward": 0.5, "pass_rate": 0.5, "completions/mean_length": 12.25, "worked_share": None})
 
   assert without_times(log({"sft": 2, "train": 1}, act)).splitlines() == [
     "cpu: 1 device",
     "no checkpoint [yet]",
-    "eval at step 0  greedy/pass@1 25.0%  count 200",
+    "eval at step 0  greedy pass@1 25.0%",
     "sft 1/2  loss 2.0000  entropy nan nats  tokens/s 12,346",
     "sft 2/2  loss 1.0000",
     "train 1/1  reward 0.500  pass rate 50.0%  length 12.2 tokens",
@@ -114,7 +114,7 @@ with display({"sft": 10, "train": 5}) as shown:
   shown.say("loading [model]")
   for step in range(15):
     phase = "sft" if step < 10 else "train"
-    shown.update(step, phase, {"loss": 0.5, "entropy": 1.25, "perf/tokens_per_s": 4000})
+    shown.update(step, phase, {"loss": 0.5, "entropy": 1.25, "perf/rollout_tokens_per_second": 4000})
     if step == 3:
       time.sleep(0.6)
       shown.say("saved step 3")
