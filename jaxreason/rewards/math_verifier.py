@@ -1,0 +1,173 @@
+"""Floor 3, rewards: the judge of mathematical answers.
+
+What enters: a response and the gold answer, as text. What leaves: a verdict. The last answer of the response is found
+(`extraction`), both are brought into one notation, and the cheapest comparison that can decide does: exact numbers with
+their units, then lists of exact numbers, then words, then sympy for formulas behind a guard. The first three import
+nothing heavy and settle nearly all answers of grade-school sets in well under a millisecond.
+
+Choices where graders disagree: exact means exact (1/3 is not 0.333333, 0.0000001 is not 0.0000002); a unit may be left
+out but not be another one; `50%` is 0.5 and, for a gold answer without a unit, also 50; nothing but a marked last answer
+counts; alternatives ("3 or 4", several different boxes in a line) are wrong even when one of them is right.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from jaxreason.rewards import extraction, latex, listings, notation, numbers
+from jaxreason.rewards.verdict import Verdict
+
+_WORDS = re.compile(r"\(?([A-Za-z])\)?|[A-Za-z][A-Za-z' .-]*[A-Za-z]{2}[A-Za-z' .-]*")
+_ASSIGNED = re.compile(r"[a-zA-Z](?:_\{?\w\}?)?(?:\([a-z]\))?\s?=\s?([^=<>]+)")
+_BASED = re.compile(r"([0-9A-Fa-f]+)\s?_\s?\{?\s?(\d+)\s?\}?")
+_TRAILING_UNIT = re.compile(r"(.*\S)\s*\\text\s?\{\s*([a-zA-Z][a-zA-Z ./]*)\}(?:\s?\^\s?\{?(\d)\}?)?", re.DOTALL)
+_TEXT_LIST_WORD = re.compile(r",?\s*\\text\s?\{\s*(?:and|or)\s*\}|,?\s*(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])")
+
+
+@dataclass(frozen=True)
+class _Answer:
+  """An answer in every form that a comparison may want; built once per gold text."""
+
+  text: str
+  quantity: numbers.Quantity | None
+  listing: listings.Listing | None
+  word: str | None
+
+
+def grade(response: str, answer: str) -> Verdict:
+  """1 when the response's last answer equals `answer`, 0 otherwise.
+
+  Never evaluates without bound: what is too large to compute is turned away by its form. Formulas that are merely hard
+  can still take sympy long, so untrusted responses belong in a `VerifierPool`, which keeps the time.
+
+  Args:
+    response: what the model wrote. Of a longer one the last 64 KiB count.
+    answer: the gold answer: a number, a formula in LaTeX, words, or a whole solution with `####` or `\\boxed`.
+
+  Returns:
+    A verdict: `correct`; `wrong`; `unparsable` (no answer, or none that can be read); `limit` (a formula too large to be
+    evaluated); `bad_answer` (the gold answer cannot be read).
+
+  Raises:
+    NotInstalled: a formula has to be compared and math-verify is missing.
+  """
+  gold, complaint = _gold(answer)
+  if gold is None:
+    return Verdict(None, "bad_answer", detail=complaint)
+  claim = extraction.last_answer(response)
+  if claim is None or not claim.text.strip():
+    return Verdict(0.0, "unparsable", detail="no answer in a box, behind #### or behind 'the answer is'")
+  several = (gold.listing is not None and len(gold.listing.elements) > 1) or extraction.hedged(gold.text)
+  if claim.spam and not (several and claim.spam != extraction.SEVERAL_HASHES):
+    return Verdict(0.0, "wrong", extracted=claim.text, detail=claim.spam)
+  status, detail = _compare(gold, claim.text)
+  return Verdict(1.0 if status == "correct" else 0.0, status, extracted=claim.text, detail=detail)
+
+
+@lru_cache(maxsize=4096)
+def _gold(answer: str) -> tuple[_Answer | None, str]:
+  """The gold answer, or why there is none."""
+  if "\\boxed" in answer or "####" in answer:
+    claim = extraction.last_answer(answer)
+    answer = claim.text if claim else ""
+  gold = _answer(answer)
+  if not gold.text:
+    return None, "the gold answer is empty"
+  if gold.quantity or gold.listing or gold.word or _BASED.fullmatch(gold.text):
+    return gold, ""
+  if reason := latex.too_much(gold.text):
+    return None, f"the gold answer is too large: {reason}"
+  if latex.not_a_formula(_formula(gold.text)[0]) or latex.readable(_formula(gold.text)[0]):
+    return gold, ""
+  return None, "the gold answer cannot be read"
+
+
+def _answer(text: str) -> _Answer:
+  text = notation.plain(text) if len(text) <= 4 * latex.MAX_CHARACTERS else text.strip()
+  quantity = numbers.quantity(text)
+  if quantity is None and (assigned := _ASSIGNED.fullmatch(text)):
+    quantity = numbers.quantity(assigned[1])
+  return _Answer(text, quantity, None if quantity else listings.parse(text), None if quantity else _word(text))
+
+
+def _word(text: str) -> str | None:
+  """Words as they are compared, when the text is words: a name, `yes`, an option's letter."""
+  found = _WORDS.fullmatch(text)
+  if not found or (found[1] is None and not latex.not_a_formula(text)):
+    return None
+  return found[1] or " ".join(text.casefold().split())
+
+
+def _compare(gold: _Answer, text: str) -> tuple[str, str]:
+  """The status and the detail of one answer against the gold one, by the cheapest comparison that can tell."""
+  if len(text) > 4 * latex.MAX_CHARACTERS:
+    return "limit", f"an answer of {len(text)} characters"
+  given = _answer(text)
+  if gold.quantity and given.quantity:
+    return _verdict(_same_name(gold.text, given.text) and _same_quantity(gold.quantity, given.quantity), "as numbers")
+  if notation.squeezed(gold.text) == notation.squeezed(given.text):
+    return "correct", "as text"
+  if gold.word or given.word:
+    same = gold.word is not None and given.word is not None and gold.word.casefold() == given.word.casefold()
+    if same or not (len(gold.word or "") == 1 and given.word is None):
+      return _verdict(same, "as words")
+  if _BASED.fullmatch(gold.text) or _BASED.fullmatch(given.text):
+    return _verdict(_same_based(gold.text, given.text), "as digits of a base")
+  gold_list, given_list = (one.listing or (one.quantity and listings.parse(one.text)) for one in (gold, given))
+  if gold_list and given_list:
+    return _verdict(listings.equal(gold_list, given_list), "as lists of numbers")
+  return _compare_formulas(gold.text, given.text)
+
+
+def _compare_formulas(gold: str, given: str) -> tuple[str, str]:
+  if reason := latex.too_much(given):
+    return "limit", f"too large to be evaluated: {reason}"
+  (gold, gold_unit), (given, given_unit) = _formula(gold), _formula(given)
+  if gold_unit and given_unit and gold_unit != given_unit:
+    return "wrong", "another unit"
+  if latex.not_a_formula(gold) or latex.not_a_formula(given):
+    return "wrong", "as text"
+  same = latex.equal(gold, given)
+  return ("unparsable", "a formula that cannot be read") if same is None else _verdict(same, "as formulas")
+
+
+def _formula(text: str) -> tuple[str, str]:
+  """A formula without its trailing unit, its "and" and "or" as commas; and the unit's name or ''."""
+  text, unit = _TEXT_LIST_WORD.sub(",", text), ""
+  if found := _TRAILING_UNIT.fullmatch(text):
+    text = found[1]
+    unit = (numbers.quantity(f"1 \\text{{{found[2]}}}^{found[3] or 1}") or numbers.Quantity(None, "")).unit
+  return text.replace("^\\circ", "").strip(), unit
+
+
+def _same_quantity(gold: numbers.Quantity, given: numbers.Quantity) -> bool:
+  """Equal numbers whose units do not contradict each other. 50% is 0.5, and is 50 where no unit is asked for."""
+  if "%" in (gold.unit, given.unit) and gold.unit != given.unit:
+    if gold.unit and given.unit:
+      return False
+    percent, other = (gold, given) if gold.unit else (given, gold)
+    return other.value in (percent.value, percent.value / 100)
+  if gold.unit and given.unit and gold.unit != given.unit and not set(gold.unit.split()) & set(given.unit.split()):
+    return False
+  return gold.value == given.value
+
+
+def _same_name(gold: str, given: str) -> bool:
+  """`x = 5` is not `y = 5`; a bare 5 is either."""
+  names = [text.split("=")[0].strip() for text in (gold, given) if _ASSIGNED.fullmatch(text)]
+  return len(names) < 2 or names[0] == names[1]
+
+
+def _same_based(gold: str, given: str) -> bool:
+  """`101_2` has the digits 101 and the base 2; the base may be left out but not be another."""
+  (gold, gold_base), (given, given_base) = _digits_and_base(gold), _digits_and_base(given)
+  return gold == given and (gold_base == given_base or not gold_base or not given_base)
+
+
+def _digits_and_base(text: str) -> tuple[str, str]:
+  found = _BASED.fullmatch(text)
+  return (found[1].upper().lstrip("0"), found[2]) if found else (text.upper().lstrip("0"), "")
+
+
+def _verdict(same: bool, how: str) -> tuple[str, str]:
+  return ("correct" if same else "wrong"), how
