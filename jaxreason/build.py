@@ -4,6 +4,7 @@ What enters: `RunSettings`. What leaves: a `Run`: rows, tokenizer, model configu
 their shardings and donations bound. `build` first checks all that can be checked without a device, then makes the mesh.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -79,12 +80,8 @@ def build(settings: RunSettings, *, devices=None) -> Run:
 def load_tokenizer(settings: RunSettings) -> Tokenizer:
   """The model's tokenizer, or the task's characters for a model from scratch."""
   source = settings.model.source
-  if source.endswith(".gguf"):
-    from jaxreason.model import gguf
-
-    return tokenizers.from_transformers(gguf.tokenizer(existing(source)))
   if source:
-    return tokenizers.from_pretrained(source)
+    return tokenizers.from_transformers(_room(source).tokenizer(source))
   alphabet = tasks.alphabet(settings.data)
   if alphabet is None:
     raise UserError(
@@ -111,19 +108,23 @@ def load_model(settings: RunSettings, tokenizer: Tokenizer, mesh) -> tuple[Calla
 
 
 def _load_source(source: str, switches: dict, mesh) -> tuple[Callable, ModelConfig]:
-  from jaxreason.model import gguf, hf
-
-  room = gguf if source.endswith(".gguf") else hf
-  config = room.read_config(existing(source) if room is gguf else source, **switches)
+  room = _room(source)
+  config = dataclasses.replace(room.read_config(source), **switches)
   shardings = weights.shardings(config, mesh)
   return (lambda: room.load(source, dtype=jnp.float32, shardings=shardings)[0]), config
 
 
-def existing(path: str) -> str:
-  """`path`, when a file is there."""
-  if not Path(path).is_file():
-    raise UserError(f"config.model.source expected a file, got {path} which does not exist; `make smollm2` fetches SmolLM2's")
-  return path
+def _room(source: str):
+  """The module that reads this kind of checkpoint; imported late, because it brings in transformers."""
+  if not source.endswith(".gguf"):
+    from jaxreason.model import hf
+
+    return hf
+  from jaxreason.model import gguf
+
+  if not Path(source).is_file():
+    raise UserError(f"config.model.source expected a file, got {source} which does not exist; `make smollm2` fetches SmolLM2's")
+  return gguf
 
 
 def transformation(settings: RunSettings, config: ModelConfig, phase: str) -> optax.GradientTransformation:

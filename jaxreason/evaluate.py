@@ -49,16 +49,31 @@ def evaluate(
   return summary(found, samples), found
 
 
+def rights(found: list[Sample], samples: int) -> np.ndarray:
+  """[problems] float64, the share of each problem's samples that are right; problems in order, `samples` of each."""
+  return np.array([sample.verdict.status == "correct" for sample in found], np.float64).reshape(-1, samples).mean(axis=1)
+
+
 def summary(found: list[Sample], samples: int) -> dict:
   """Numbers of an evaluation: problems in order, `samples` of each."""
-  right = np.array([sample.verdict.status == "correct" for sample in found], np.float64).reshape(-1, samples).mean(axis=1)
-  problems = len(right)
+  right = rights(found, samples)
   return {
     "pass@1": float(right.mean()),
-    "pass@1_interval": float(1.96 * right.std(ddof=1) / np.sqrt(problems)) if problems > 1 else 1.0,
-    "problems": problems,
+    "pass@1_interval": half_width(right),
+    "problems": len(right),
     "unparsable": float(np.mean([sample.verdict.status == "unparsable" for sample in found])),
     "unjudged": float(np.mean([sample.verdict.reward is None for sample in found])),
     "completions/mean_length": float(np.mean([sample.tokens for sample in found])),
     "completions/clipped_ratio": float(np.mean([not sample.finished for sample in found])),
   } | manners(found)
+
+
+def half_width(values: np.ndarray) -> float:
+  """Half the 95 % interval of a mean, by the normal approximation; 1.0 for a single value."""
+  return float(1.96 * values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 1.0
+
+
+def paired_gain(before: list[float], after: list[float]) -> dict:
+  """How much better the same problems are solved: the mean difference and half its 95 % interval over problems."""
+  difference = np.array(after) - np.array(before)
+  return {"gain": float(difference.mean()), "gain_interval": half_width(difference)}

@@ -13,6 +13,7 @@ from jaxreason import __version__, build, settings
 from jaxreason.build import Run
 from jaxreason.checkpoint import Checkpoints
 from jaxreason.errors import UserError
+from jaxreason.evaluate import paired_gain
 from jaxreason.metrics import MetricsWriter
 from jaxreason.model import weights
 from jaxreason.records import TrainState
@@ -32,7 +33,7 @@ class Progress:
     step: updates done, over both phases.
     next_visit: place in the endless stream of prompts.
     best: {"step", "pass@1"} of the best validation, or empty.
-    results: "before" and "after", each {"greedy": {...}, "sampled": {...}}.
+    results: "before" and "after", each as `train.test` gives it, and "gain", problem by problem.
   """
 
   config: dict[str, Any]
@@ -43,10 +44,14 @@ class Progress:
   results: dict[str, Any] = dataclasses.field(default_factory=dict)
 
   def record(self, when: str, result: dict, metrics: MetricsWriter, step: int) -> None:
-    """Keeps a test result and writes it among the metrics."""
+    """Keeps a test result, writes it among the metrics, and once there are two says what was gained."""
     self.results[when] = result
-    flat = {f"{manner}/{name}": value for manner, numbers in result.items() for name, value in numbers.items()}
+    manners = {manner: result[manner] for manner in ("greedy", "sampled")}
+    flat = {f"{manner}/{name}": value for manner, numbers in manners.items() for name, value in numbers.items()}
     metrics.write(step, f"test_{when}", flat)
+    if self.results.keys() >= {"before", "after"}:
+      before, after = (self.results[name]["right"] for name in ("before", "after"))
+      self.results["gain"] = {manner: paired_gain(before[manner], after[manner]) for manner in manners}
 
   def validated(self, step: int, numbers: dict, metrics: MetricsWriter) -> None:
     """Writes a validation and remembers the best."""

@@ -58,8 +58,8 @@ class Files:
 
   train: str = ""
   evaluation: str = ""  # empty: the last evaluation.problems rows of train are held out
-  train_split: str = "train"
-  evaluation_split: str = "test"
+  train_split: str = ""  # which part of a directory or hub data set
+  evaluation_split: str = ""
   prompt: str = "question"
   answer: str = "answer"
   answer_after: str = ""  # "####" for GSM8K

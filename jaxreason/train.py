@@ -19,7 +19,7 @@ from jaxreason.collect import Collector, Sample
 from jaxreason.data import demonstrations
 from jaxreason.data.stream import PromptStream, visits
 from jaxreason.errors import UserError
-from jaxreason.evaluate import evaluate
+from jaxreason.evaluate import evaluate, rights
 from jaxreason.metrics import MetricsWriter
 from jaxreason.progress import Progress, resume, saved_tree
 from jaxreason.records import Batch, TrainState
@@ -32,7 +32,7 @@ Watch = Callable[[int, str, TrainState, Batch, dict], None]
 
 
 def train(run: Run, workdir: str | Path, *, show: Display, watch: Watch | None = None) -> dict:
-  """Trains to the end and returns the results, `{"before": {...}, "after": {...}}` of the test split.
+  """Trains to the end and returns the results on the test split, `{"before": {...}, "after": {...}, "gain": {...}}`.
 
   Args:
     run: of `build.build`.
@@ -109,16 +109,19 @@ def save(checkpoints: Checkpoints, metrics: MetricsWriter, state, reference, pro
 
 
 def test(run: Run, params, pool: VerifierPool, show: Display, when: str) -> dict:
-  """pass@1 on the test split, greedy and sampled, with some completions shown: {"greedy": {...}, "sampled": {...}}."""
+  """pass@1 on the test split, greedy and sampled, with some completions shown.
+
+  Returns:
+    {"greedy": numbers, "sampled": numbers, "right": {"greedy": [...], "sampled": [...]}}, right per problem.
+  """
   settings = run.settings
   greedy, told = evaluate(run, params, pool, run.rows.test, temperature=0.0, samples=1)
-  sampled, _ = evaluate(
-    run, params, pool, run.rows.test, temperature=settings.rollout.temperature, samples=settings.evaluation.samples
-  )
-  show.samples(
-    f"completions {when} reinforcement learning, greedy", [shown(sample) for sample in told[: settings.evaluation.show]]
-  )
-  return {"greedy": greedy, "sampled": sampled}
+  samples = settings.evaluation.samples
+  sampled, drawn = evaluate(run, params, pool, run.rows.test, temperature=settings.rollout.temperature, samples=samples)
+  few = told[: settings.evaluation.show]
+  show.samples(f"completions {when} reinforcement learning, greedy", [shown(sample) for sample in few])
+  right = {"greedy": rights(told, 1).tolist(), "sampled": rights(drawn, samples).tolist()}
+  return {"greedy": greedy, "sampled": sampled, "right": right}
 
 
 def shown(sample: Sample) -> dict:
