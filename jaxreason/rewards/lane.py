@@ -20,8 +20,9 @@ from jaxreason.rewards.tally import Tally
 from jaxreason.rewards.verdict import Verdict
 
 _CRASHES = 2  # of one item, before it is `limit`
-_KILLS = 8  # from outside (the out-of-memory killer, an operator) while judging one item, before it is `limit`
-_STARTS = 4  # in a row that fail, before an item is `infra_error`
+_KILLS = 12  # from outside (the out-of-memory killer, an operator) while judging one item, before it is `limit`
+_FAILED_STARTS = 4  # in a row, before an item is `infra_error`
+_KILLED_STARTS = 100
 
 
 @dataclass
@@ -129,17 +130,18 @@ class Lane:
       StartFailed: after a few tries.
       NotLoaded: the verifier cannot be imported, which another try would not change.
     """
-    for tries in range(1, _STARTS + 1):
+    failed = killed = 0
+    while True:
       try:
         worker = self._worker or self._start()
         worker.prepare(job.verifier, job.target)
         return worker
-      except StartFailed:
-        self._discard("start_failed")
-        if tries == _STARTS or self._closing:
+      except StartFailed as error:
+        self._discard("killed_from_outside" if error.outside else "start_failed")
+        failed, killed = failed + (not error.outside), killed + error.outside
+        if failed == _FAILED_STARTS or killed == _KILLED_STARTS or self._closing:
           raise
-        time.sleep(0.02 * 2**tries)
-    raise AssertionError("unreachable")
+        time.sleep(0.02 * 2**failed if failed else 0)
 
   def _start(self) -> WorkerProcess:
     with self._lock:

@@ -8,6 +8,7 @@ ended by the pool's deadline.
 """
 
 import logging
+import math
 import re
 from functools import lru_cache
 
@@ -17,7 +18,8 @@ from jaxreason.rewards.imports import slow
 MAX_CHARACTERS = 2000
 _MAX_DEPTH = 24
 _MAX_DIGITS = 100
-_MAX_GROUP_EXPONENT = 10
+_MAX_GROUP_EXPONENT = 30
+_MAX_TERMS = 300
 _MAX_LETTER_EXPONENT = 200
 _COUNTS = [
   (re.compile(r"\|"), 8, "bars"),
@@ -30,6 +32,8 @@ _COUNTS = [
   (re.compile(r"!"), 3, "factorials"),
   (re.compile(r"\\(?:binom|choose)(?![a-zA-Z])"), 3, "binomials"),
   (re.compile(r"="), 8, "equations"),
+  (re.compile(r"[-+*/]|\\(?:cdot|times|pm|mp)(?![a-zA-Z])"), 120, "operations"),
+  (re.compile(r"[{(\[]"), 200, "groups"),
 ]
 _UNEVALUATED = re.compile(r"\\(i{0,3}o?int|sum|prod|lim(?:sup|inf)?|Gamma|zeta|Beta|bigcup|bigcap|oint|frac\{d\})(?![a-zA-Z])")
 _WORD = re.compile(r"(?<![a-zA-Z\\])[a-zA-Z]{3,}")
@@ -139,7 +143,7 @@ def _large_factorial(text: str) -> str:
 
 def _large_power(text: str) -> str:
   """An exponent that makes a number of many digits or a polynomial of many terms."""
-  grouped = 0
+  terms = 1
   for mark in re.finditer(r"\^", text):
     base, exponent = text[: mark.start()].rstrip(), _exponent_after(text, mark.end())
     if exponent.strip() in ("\\circ", "\\prime", "T", "\\top", "c", "C"):
@@ -150,11 +154,17 @@ def _large_power(text: str) -> str:
         return "an exponent that is large or a tower"
       continue
     size = abs(value)
-    if base.endswith((")", "}", "]")) and _VARIABLE.search(_COMMAND.sub(" ", _group_before(base))):
-      grouped += size
-      if grouped > _MAX_GROUP_EXPONENT:
-        return "large powers of sums"
-    elif base[-1:].isdigit() or base.endswith((")", "}")):
+    group = _group_before(base)
+    if _VARIABLE.search(_COMMAND.sub(" ", group)):
+      summands = 1 + len(re.findall(r"[-+]", group[2:]))
+      if size > _MAX_GROUP_EXPONENT:
+        return "a large power of a sum"
+      terms *= math.comb(math.ceil(size) + summands - 1, summands - 1)  # when it is multiplied out
+      if terms > _MAX_TERMS:
+        return "a power of a sum with very many terms"
+    elif "^" in group and size > 10:
+      return "a power of a power"
+    elif group or base[-1:].isdigit():
       digits = re.search(r"\d+$", base)
       if size * (len(digits[0]) if digits else 10) > 3000:
         return "a large power"

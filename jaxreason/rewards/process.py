@@ -38,7 +38,11 @@ _ENVIRONMENT = {
 
 
 class StartFailed(Exception):
-  """The worker process could not be started."""
+  """The worker process did not come up. `outside` is True when a signal from elsewhere ended it meanwhile."""
+
+  def __init__(self, why: str, outside: bool = False):
+    super().__init__(why)
+    self.outside = outside
 
 
 class NotLoaded(Exception):
@@ -126,7 +130,7 @@ class WorkerProcess:
     except (Overran, Garbled) as error:
       raise StartFailed(f"{type(error).__name__} at its start") from error
     except Died as error:
-      raise StartFailed(f"{error} at its start: {self._complaint()}") from error
+      raise StartFailed(f"{error} at its start: {self._complaint()}", error.outside) from error
     if self._failures[name] is not None:
       raise NotLoaded(self._failures[name])
 

@@ -40,7 +40,7 @@ def main(argument: str) -> None:
 
   imports.watch(lambda starts: reply({"importing": starts}))
   reply({"ready": True})
-  os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # from here on nobody reads it, and a full pipe would block
+  _silence(2)  # from here on nobody reads it, and a full pipe would block
   verifiers = {}
   while (request := frames.read(requests, frames.REQUEST_BYTES)) is not None:
     if "load" in request:
@@ -68,10 +68,15 @@ def _limit(which: int, value: int) -> None:
 def _private_channels() -> tuple[int, int]:
   """Moves the frames away from descriptors 0 and 1, so that a verifier that prints or reads cannot disturb them."""
   requests, replies = os.dup(0), os.dup(1)
-  nothing = os.open(os.devnull, os.O_RDWR)
-  os.dup2(nothing, 0)
-  os.dup2(nothing, 1)
+  _silence(0, 1)
   return requests, replies
+
+
+def _silence(*descriptors: int) -> None:
+  nothing = os.open(os.devnull, os.O_RDWR)
+  for descriptor in descriptors:
+    os.dup2(nothing, descriptor)
+  os.close(nothing)
 
 
 def _load(verifiers: dict, name: str, target: str) -> dict:
@@ -95,7 +100,9 @@ def _judge(verifier, request: dict) -> dict:
   raised, retire = "", False
   try:
     verdict = _called(function, parameters, request["fields"])
-    frames.encode(verdict)
+    size = len(frames.encode(verdict))
+    if size > frames.REPLY_BYTES // 2:
+      verdict = Verdict(0.0, "limit", detail=f"a verdict of {size} bytes").to_json()
   except (MemoryError, RecursionError) as error:
     retire = True  # whatever it left behind may weigh on the next item
     verdict = Verdict(0.0, "limit", detail=f"the response ran out of {_RESOURCE[type(error)]} in its judge").to_json()
