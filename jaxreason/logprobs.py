@@ -22,16 +22,13 @@ def token_logprobs(logits: jax.Array, tokens: jax.Array, temperature=1.0) -> jax
   Returns:
     [...] float32, nats.
   """
-  scaled = logits.astype(jnp.float32) / temperature
-  taken = jnp.take_along_axis(scaled, tokens[..., None], axis=-1)[..., 0]
-  return taken - jax.nn.logsumexp(scaled, axis=-1)
+  shifted, normaliser = _shifted(logits.astype(jnp.float32) / temperature)
+  return jnp.take_along_axis(shifted, tokens[..., None], axis=-1)[..., 0] - normaliser
 
 
 def entropy(logits: jax.Array, temperature=1.0) -> jax.Array:
   """H = -Σ p log p of softmax(logits / temperature): [..., V] -> [...] float32, nats."""
-  scaled = logits.astype(jnp.float32) / temperature
-  normaliser = jax.nn.logsumexp(scaled, axis=-1)
-  return normaliser - jnp.sum(jnp.exp(scaled - normaliser[..., None]) * scaled, axis=-1)
+  return _entropy(*_shifted(logits.astype(jnp.float32) / temperature))
 
 
 def from_hidden(
@@ -58,10 +55,9 @@ def from_hidden(
 
   def chunk(hidden_BcD, tokens_Bc):
     logits = jnp.einsum("btd,vd->btv", hidden_BcD, matrix, preferred_element_type=jnp.float32) / temperature
-    normaliser = jax.nn.logsumexp(logits, axis=-1)
-    taken = jnp.take_along_axis(logits, tokens_Bc[..., None], axis=-1)[..., 0]
-    spread = normaliser - jnp.sum(jnp.exp(logits - normaliser[..., None]) * logits, axis=-1)
-    return taken - normaliser, spread
+    shifted, normaliser = _shifted(logits)
+    taken = jnp.take_along_axis(shifted, tokens_Bc[..., None], axis=-1)[..., 0]
+    return taken - normaliser, _entropy(shifted, normaliser)
 
   if width == T:
     return jax.checkpoint(chunk)(hidden, tokens)
@@ -72,6 +68,18 @@ def from_hidden(
   )
   join = lambda parts: jnp.swapaxes(parts, 0, 1).reshape(B, pieces * width)[:, :T]
   return join(logprobs), join(spread)
+
+
+def _shifted(logits):
+  """(logits - max, log Σ exp of that). Without the shift a log-probability is only as fine as the logits' own rounding."""
+  shifted = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+  return shifted, jnp.log(jnp.sum(jnp.exp(shifted), axis=-1))
+
+
+def _entropy(shifted, normaliser):
+  """-Σ p log p as it stands: the difference of the normaliser and Σ p · logit would lose a small entropy to rounding."""
+  logprobs = shifted - normaliser[..., None]
+  return -jnp.sum(jnp.exp(logprobs) * logprobs, axis=-1)
 
 
 def _in_pieces(x, *, pieces: int, width: int):

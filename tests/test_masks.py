@@ -1,0 +1,102 @@
+"""Laws of the reductions: what the mask leaves out is never read, and any split of a batch gives the same number."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+from jaxreason import masks
+
+REDUCTIONS = {
+  "token_mean": masks.token_mean,
+  "sequence_mean": masks.sequence_mean,
+  "constant_norm": lambda values, mask: masks.constant_norm(values, mask, length=7.0),
+}
+reductions = pytest.mark.parametrize("reduce", REDUCTIONS.values(), ids=REDUCTIONS)
+
+
+def example(seed=0, rows=8, tokens=6):
+  """Values and a mask with holes, an empty row and a full one."""
+  generator = np.random.default_rng(seed)
+  mask = generator.random((rows, tokens)) < 0.6
+  mask[1], mask[2] = False, True
+  return generator.normal(size=(rows, tokens)).astype(np.float32), mask
+
+
+def slow(name, values, mask):
+  """The three reductions as sentences."""
+  rows = [[value for value, kept in zip(*row, strict=True) if kept] for row in zip(values.tolist(), mask.tolist(), strict=True)]
+  present = [row for row in rows if row]
+  if name == "token_mean":
+    return sum(map(sum, present)) / sum(map(len, present))
+  if name == "sequence_mean":
+    return sum(sum(row) / len(row) for row in present) / len(present)
+  return sum(map(sum, present)) / (7.0 * len(present))
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_reduction_is_its_sentence(name):
+  values, mask = example()
+  got = masks.divide(*REDUCTIONS[name](jnp.asarray(values), jnp.asarray(mask)))
+  assert got == pytest.approx(slow(name, values, mask), rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "mode"), [("token_mean", "token-mean"), ("sequence_mean", "seq-mean-token-mean")])
+def test_reduction_is_that_of_verl(name, mode):
+  _, inputs, expected = reference.case(f"verl.agg.{mode}.main")
+  got = masks.divide(*REDUCTIONS[name](jnp.asarray(inputs["loss_mat"]), jnp.asarray(inputs["mask"])))
+  assert got == pytest.approx(float(expected["loss"]), rel=1e-6)
+
+
+@reductions
+def test_sums_and_denominators_of_parts_add_up(reduce):
+  values, mask = example()
+  whole = reduce(jnp.asarray(values), jnp.asarray(mask))
+  parts = [reduce(jnp.asarray(values[part]), jnp.asarray(mask[part])) for part in (slice(0, 3), slice(3, 4), slice(4, 8))]
+  np.testing.assert_allclose(whole, np.sum(parts, axis=0), rtol=1e-6)
+
+
+@reductions
+def test_denominator_depends_on_the_mask_alone(reduce):
+  values, mask = example()
+  assert reduce(jnp.asarray(values), jnp.asarray(mask))[1] == reduce(jnp.asarray(7 - 3 * values), jnp.asarray(mask))[1]
+
+
+@reductions
+def test_masked_values_are_never_read(reduce):
+  values, mask = example()
+  poisoned = jnp.asarray(np.where(mask, values, np.nan))
+  mean = lambda values: masks.divide(*reduce(values, jnp.asarray(mask)))
+  assert mean(poisoned) == mean(jnp.asarray(values))
+  gradient = jax.grad(mean)(poisoned)
+  assert np.isfinite(gradient).all()
+  assert not np.asarray(gradient)[~mask].any()
+
+
+@reductions
+def test_mask_of_numbers_is_a_mask_of_bools(reduce):
+  values, mask = example()
+  assert reduce(jnp.asarray(values), jnp.asarray(mask)) == reduce(jnp.asarray(values), jnp.asarray(mask, jnp.float32))
+
+
+@reductions
+def test_an_empty_mask_gives_zero_and_a_zero_gradient(reduce):
+  values = jnp.asarray(example()[0])
+  mean = lambda values: masks.divide(*reduce(values, jnp.zeros(values.shape, bool)))
+  value, gradient = jax.value_and_grad(mean)(values)
+  assert value == 0
+  assert not np.asarray(gradient).any()
+
+
+@reductions
+def test_sums_are_float32_whatever_the_values(reduce):
+  values, mask = example()
+  total, denominator = reduce(jnp.asarray(values, jnp.bfloat16), jnp.asarray(mask))
+  assert total.dtype == denominator.dtype == jnp.float32
+
+
+def test_rows_of_one_token_weigh_the_same_under_both_means():
+  values = jnp.asarray([[3.0, 9.0], [5.0, 9.0]])
+  mask = jnp.asarray([[True, False], [True, False]])
+  assert masks.divide(*masks.token_mean(values, mask)) == masks.divide(*masks.sequence_mean(values, mask)) == 4.0
