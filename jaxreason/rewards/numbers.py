@@ -34,11 +34,11 @@ _SPELLINGS = {
   "milliliter": "ml", "millilitre": "ml", "second": "s", "sec": "s", "minute": "min", "hour": "h", "hr": "h", "inch": "in",
   "inche": "in", "foot": "ft", "feet": "ft", "yard": "yd", "mile": "mi", "pound": "lb", "ounce": "oz", "degree": "degree",
   "usd": "dollar", "buck": "dollar", "eur": "euro", "percent": "%", "percentage": "%", "pct": "%", "deg": "degree",
-  "people": "person", "children": "child", "men": "man", "women": "woman", "sq": "square",
+  "people": "person", "children": "child", "men": "man", "women": "woman",
   "mph": "mi per h", "kph": "km per h", "kmh": "km per h", "kmph": "km per h",
 }  # fmt: skip
 _ATTACHED = frozenset(re.findall(r"\S+", """
-  m g s h l L A V W N J K B cm mm km dm kg mg lb oz ft in yd mi ml mL dl cl hr min sec am pm Hz kHz mph kph kmh
+  m g s h l L A V W N J K B cm mm km dm kg mg lb oz ft in yd mi ml mL dl cl hr min sec am pm Hz kHz mph kph kmh sq cu
 """))  # fmt: skip
 _NOT_UNITS = frozenset(re.findall(r"\S+", """
   or and either neither nor not maybe perhaps possibly probably if else than about approximately around roughly to but
@@ -207,7 +207,7 @@ def _unit_name(words: list[str], power: str | None) -> str:
 def _word(word: str) -> str:
   word = word.strip(".")
   if len(word) <= 2:  # mW is not MW
-    return {"L": "l", "hr": "h"}.get(word, word)
+    return {"L": "l", "hr": "h", "sq": "square", "cu": "cubic"}.get(word, word)
   word = word.lower()
   if word in _SPELLINGS:
     return _SPELLINGS[word]
