@@ -24,8 +24,9 @@ def group_relative(
   Args:
     rewards: [..., P, G] float32.
     valid: [..., P, G] bool, False for a sample without a verdict: it gets 0 and enters nobody's statistics. None: all.
-    std: "group" divides by the group's standard deviation, "batch" by that of all valid centred rewards, None by nothing
-      (Dr. GRPO).
+    std: "group" divides by the group's standard deviation, "batch" by that of all valid rewards about their common mean
+      (Lite PPO, Liu et al. 2025, https://arxiv.org/abs/2508.08221, and TRL; AReaL takes each about its group's mean, which
+      is smaller), None by nothing (Dr. GRPO).
     ddof: what is taken off the count in the variance; 1 as in TRL and verl, 0 in open-instruct. The paper does not say.
     eps: added to the standard deviation; 1e-4 in TRL, 1e-6 in verl.
 
@@ -50,10 +51,12 @@ def group_relative(
   centred = jnp.where(jnp.abs(centred) > 1e-6 * jnp.maximum(jnp.abs(mean), 1.0), centred, 0.0)
   if std is None:
     return centred
-  squares = jnp.square(centred)
   if std == "group":
-    deviation = jnp.sqrt(jnp.sum(squares, axis=-1, keepdims=True) / jnp.maximum(count - ddof, 1.0))
+    deviation = jnp.sqrt(jnp.sum(jnp.square(centred), axis=-1, keepdims=True) / jnp.maximum(count - ddof, 1.0))
   else:
-    total = jnp.sum(kept, axis=(-2, -1), keepdims=True).astype(jnp.float32)
-    deviation = jnp.sqrt(jnp.sum(squares, axis=(-2, -1), keepdims=True) / jnp.maximum(total - ddof, 1.0))
+    batch = dict(axis=(-2, -1), keepdims=True)
+    total = jnp.sum(valid, **batch).astype(jnp.float32)
+    common = jnp.sum(jnp.where(valid, rewards, 0.0), **batch) / jnp.maximum(total, 1.0)
+    squares = jnp.where(valid, jnp.square(rewards - common), 0.0)
+    deviation = jnp.sqrt(jnp.sum(squares, **batch) / jnp.maximum(total - ddof, 1.0))
   return centred / (deviation + eps)
