@@ -22,13 +22,13 @@ def token_logprobs(logits: jax.Array, tokens: jax.Array, temperature=1.0) -> jax
   Returns:
     [...] float32, nats.
   """
-  shifted, normaliser = _shifted(logits.astype(jnp.float32) / temperature)
+  shifted, normaliser = _shifted(logits.astype(jnp.float32), temperature)
   return jnp.take_along_axis(shifted, tokens[..., None], axis=-1)[..., 0] - normaliser
 
 
 def entropy(logits: jax.Array, temperature=1.0) -> jax.Array:
   """H = -Σ p log p of softmax(logits / temperature): [..., V] -> [...] float32, nats."""
-  return _entropy(*_shifted(logits.astype(jnp.float32) / temperature))
+  return _entropy(*_shifted(logits.astype(jnp.float32), temperature))
 
 
 def from_hidden(
@@ -54,8 +54,8 @@ def from_hidden(
   matrix = unembed.astype(hidden.dtype)
 
   def chunk(hidden_BcD, tokens_Bc):
-    logits = jnp.einsum("btd,vd->btv", hidden_BcD, matrix, preferred_element_type=jnp.float32) / temperature
-    shifted, normaliser = _shifted(logits)
+    logits = jnp.einsum("btd,vd->btv", hidden_BcD, matrix, preferred_element_type=jnp.float32)
+    shifted, normaliser = _shifted(logits, temperature)
     taken = jnp.take_along_axis(shifted, tokens_Bc[..., None], axis=-1)[..., 0]
     return taken - normaliser, _entropy(shifted, normaliser)
 
@@ -70,9 +70,9 @@ def from_hidden(
   return join(logprobs), join(spread)
 
 
-def _shifted(logits):
-  """(logits - max, log Σ exp of that). Without the shift a log-probability is only as fine as the logits' own rounding."""
-  shifted = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+def _shifted(logits, temperature):
+  """((logits - max) / temperature, log Σ exp of that): unshifted, a log-probability is only as fine as the logits' rounding."""
+  shifted = (logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))) / temperature
   return shifted, jnp.log(jnp.sum(jnp.exp(shifted), axis=-1))
 
 

@@ -58,8 +58,8 @@ def sample(logits: jax.Array, uniform: jax.Array, sampling: Sampling, *, truncat
       log-probability of the truncated sampler.
   """
   greedy = sampling.temperature <= 0
-  scaled = logits.astype(jnp.float32) / jnp.where(greedy, 1.0, sampling.temperature)[:, None]
-  scaled = scaled - jnp.max(scaled, axis=-1, keepdims=True)
+  shifted = logits.astype(jnp.float32) - jnp.max(logits, axis=-1, keepdims=True).astype(jnp.float32)
+  scaled = shifted / jnp.where(greedy, 1.0, sampling.temperature)[:, None]
   weights = jnp.exp(scaled)
   total = jnp.sum(weights, axis=-1)
   kept = _truncated(weights, sampling) if truncate else weights
@@ -85,10 +85,15 @@ def _inverse_cdf(weights_BV, uniform_B):
 
 
 def _pick(ends, weights, target):
-  """Index of the first running sum above target, held to the last entry with weight (rounding may leave none)."""
-  passed = jnp.sum(ends <= target[:, None], axis=-1)
-  last = weights.shape[-1] - 1 - jnp.argmax(weights[:, ::-1] > 0, axis=-1)
-  return jnp.minimum(passed, last)
+  """The first entry with weight whose running sum passes target, or the last with weight where rounding leaves none.
+
+  Sums added up in different orders differ by a rounding, so a target may seem to lie before its block or on an entry
+  without weight: those are passed over.
+  """
+  there = weights > 0
+  passed = there & (ends > target[:, None])
+  last = weights.shape[-1] - 1 - jnp.argmax(there[:, ::-1], axis=-1)
+  return jnp.where(jnp.any(passed, axis=-1), jnp.argmax(passed, axis=-1), last)
 
 
 def _truncated(weights, sampling):
