@@ -1,0 +1,149 @@
+"""Debugging: whatever is planted is named, by program, layer and place, and a dumped step comes back bit for bit."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxreason import debug
+from jaxreason.debug import Dump
+from jaxreason.errors import UserError
+from jaxreason.model import weights
+from jaxreason.model.config import ModelConfig
+from jaxreason.records import Batch, TrainState
+from jaxreason.settings import RunSettings
+
+CONFIG = ModelConfig(vocab_size=11, embed=8, layers=4, heads=2, kv_heads=1, head_dim=4, mlp=12)
+SEQUENCES, PROMPT, COMPLETION = 4, 3, 5
+
+
+@pytest.fixture(scope="module")
+def sound():
+  """A step with nothing wrong in it."""
+  rng = np.random.default_rng(0)
+  lengths = np.array([5, 4, 2, 5])
+  batch = Batch(
+    tokens=rng.integers(0, 11, (SEQUENCES, PROMPT + COMPLETION)).astype(np.int32),
+    prompt_lengths=np.full(SEQUENCES, PROMPT, np.int32),
+    lengths=(PROMPT + lengths).astype(np.int32),
+    mask=np.arange(COMPLETION)[None] < lengths[:, None],
+    behavior_logprobs=rng.normal(-2.4, 0.1, (SEQUENCES, COMPLETION)).astype(np.float32),
+    advantages=np.repeat(rng.normal(size=(SEQUENCES, 1)), COMPLETION, axis=1).astype(np.float32),
+  )
+  settings = RunSettings()
+  settings = dataclasses.replace(settings, rollout=dataclasses.replace(settings.rollout, prompts=2, group=2))
+  params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), leaf.dtype), weights.abstract(CONFIG))
+  return Dump(params, batch, settings, CONFIG, "train", 7)
+
+
+def planted(dump, name, index, value):
+  """The step with one number of a block's leaf replaced."""
+  blocks = dump.params.blocks
+  leaf = getattr(blocks, name).at[index].set(value)
+  return dump._replace(params=dump.params.replace(blocks=blocks.replace(**{name: leaf})))
+
+
+def with_batch(dump, name, index, value):
+  field = getattr(dump.batch, name).copy()
+  field[index] = value
+  return dump._replace(batch=dump.batch.replace(**{name: field}))
+
+
+def test_a_sound_step_has_nothing_to_explain(sound):
+  assert debug.explain(sound) is None
+  stats = debug.replay(sound)
+  assert stats["skipped"] == 0 and np.isfinite(stats["grad_norm"])
+
+
+def test_a_nan_weight_is_named_with_its_layer(sound):
+  found = debug.explain(planted(sound, "query", (2, 1, 3, 5), jnp.nan))
+  assert found.program == "parameters"
+  assert found.place == "parameter blocks/query of layer 2"
+  assert found.value == f"is nan at [2, 1, 3, 5], one of 1 in {4 * 2 * 4 * 8} values"
+
+
+@pytest.mark.parametrize(
+  ("name", "scale", "where"),
+  [
+    ("value", 3e38, "output of the attention of layer 2"),
+    ("up", 3e38, "output of the MLP of layer 2"),
+  ],
+)
+def test_finite_weights_that_overflow_are_named_with_their_half_of_the_layer(sound, name, scale, where):
+  found = debug.explain(planted(sound, name, 2, scale))
+  assert found.program == "update"
+  assert found.place.startswith(f"{where}, sequence 0 (prompt 0, sample 0), column ")
+
+
+def test_an_inf_in_the_behaviour_log_probs_is_the_rollouts(sound):
+  found = debug.explain(with_batch(sound, "behavior_logprobs", (3, 1), -np.inf))
+  assert found.program == "rollout"
+  assert found.place == "behavior_logprobs of sequence 3 (prompt 1, sample 1), completion token 1"
+  assert "is -inf" in found.value
+  masked = debug.explain(with_batch(sound, "behavior_logprobs", (2, 4), np.nan))
+  assert masked.place.endswith("which the mask leaves out,")
+
+
+def test_other_inputs_are_named(sound):
+  assert debug.explain(with_batch(sound, "advantages", (1, 0), np.nan)).program == "assemble"
+  token = debug.explain(with_batch(sound, "tokens", (1, 2), 11))
+  assert (token.program, token.value) == ("batch", "is 11, expected in [0, 11)")
+
+
+def test_a_loss_that_overflows_is_told_from_its_inputs(sound):
+  found = debug.explain(with_batch(with_batch(sound, "behavior_logprobs", (0, 2), -500.0), "advantages", (0, 2), -3e38))
+  assert found.place == "loss of sequence 0 (prompt 0, sample 0), completion token 2,"
+  assert "log-ratio to the sampler 49" in found.value
+
+
+def test_a_gradient_is_named_where_the_backward_pass_met_it_first(sound):
+  # The residual stream after layer 2 is finite but its square is not: the next norm has a value and no gradient.
+  found = debug.explain(planted(sound, "down", 2, 3e38))
+  assert found.program == "update"
+  assert found.place.startswith("gradient of blocks/") and found.place.endswith(" of layer 3")
+
+
+def test_a_dump_comes_back_bit_for_bit(sound, tmp_path):
+  path = debug.dump(tmp_path / "bad_step_7.npz", planted(sound, "query", (2, 1, 3, 5), jnp.nan))
+  back = debug.load(path)
+  assert (back.settings, back.config, back.phase, back.step) == (sound.settings, CONFIG, "train", 7)
+  assert jax.tree.structure(back.params) == jax.tree.structure(sound.params)
+  assert jax.tree.structure(back.batch) == jax.tree.structure(sound.batch)
+  jax.tree.map(np.testing.assert_array_equal, back.batch, sound.batch)
+  assert debug.explain(back).place == "parameter blocks/query of layer 2"
+  assert debug.replay(back)["skipped"] == 1
+  with np.load(path, allow_pickle=False) as file:
+    assert all(file[name].dtype != object for name in file.files)
+
+
+def test_bfloat16_parameters_come_back(sound, tmp_path):
+  half = sound._replace(params=jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), sound.params))
+  back = debug.load(debug.dump(tmp_path / "step.npz", half))
+  jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), back.params, half.params)
+
+
+def test_what_is_no_dump_is_refused_in_one_line(tmp_path):
+  (tmp_path / "text.npz").write_text("no")
+  np.savez(tmp_path / "other.npz", a=np.zeros(3))
+  for name, words in (("absent.npz", "No such file"), ("text.npz", "another file"), ("other.npz", "another file")):
+    with pytest.raises(UserError, match=words):
+      debug.load(tmp_path / name)
+
+
+def test_watching_stops_at_the_bad_step_only(sound, tmp_path):
+  watch = debug.watching(sound.settings, CONFIG, tmp_path)
+
+  def look(dump, skipped, **stats):
+    state = TrainState(dump.params, None, jnp.int32(1), jnp.int32(skipped))
+    watch(7, "train", state, dump.batch, {"loss": jnp.float32(1.0), "skipped": jnp.float32(skipped), **stats})
+
+  look(sound, 0)
+  assert not list(tmp_path.iterdir())
+  with pytest.raises(debug.BadStep, match=r"step 7 \(train\): rollout: behavior_logprobs .* --replay=.*bad_step_7.npz"):
+    look(with_batch(sound, "behavior_logprobs", (3, 1), -np.inf), 1)
+  with pytest.raises(debug.BadStep, match="update: wrote parameter blocks/up of layer 1"):
+    look(planted(sound, "up", (1, 0, 0), jnp.inf), 0)
+  with pytest.raises(debug.BadStep, match="kl not finite, and all is finite when run again"):
+    look(sound, 0, kl=jnp.float32(jnp.nan))
