@@ -8,6 +8,7 @@ length, of which the last 64 KiB are kept.
 """
 
 import re
+from collections import deque
 from dataclasses import dataclass
 
 from jaxreason.rewards import notation, numbers
@@ -17,6 +18,7 @@ ALTERNATIVES = "several answers at once"
 SEVERAL_BOXES = "several boxes in one line"
 SEVERAL_HASHES = "several #### in one line"
 _LISTED_WITHIN = 200
+_LOOKED_AT = 64  # of the places where an answer may stand, from the last one back
 
 _BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s{0,8}(\{|[0-9a-zA-Z])|\\.|[{}]", re.DOTALL)
 _HASHES = re.compile(r"####[ \t]*([^\n#]*)")
@@ -121,7 +123,8 @@ def _boxes(response: str) -> tuple[list[_Found], int | None]:
 
 def _hashes(response: str, *, alone: bool) -> list[_Found]:
   """What stands behind `####`. Headings (`#### Step 2: add`) count only when nothing else does."""
-  found = [_Found(match.start(), match.end(), match[1].strip()) for match in _HASHES.finditer(response)]
+  matches = deque(_HASHES.finditer(response), maxlen=_LOOKED_AT)
+  found = [_Found(match.start(), match.end(), match[1].strip()) for match in matches]
   answers = [one for one in found if _answerlike(one.text)]
   return answers or (found[-1:] if alone else [])
 
@@ -162,7 +165,7 @@ def _several_on_last_line(response: str, hashes: list[_Found]) -> bool:
 
 def _last_statement(response: str, marked: _Found | None) -> _Found | None:
   """The last "answer is ..." that says something which can be an answer; behind a marked answer it must be plain."""
-  for match in reversed(list(_STATED.finditer(response))):
+  for match in reversed(deque(_STATED.finditer(response), maxlen=_LOOKED_AT)):
     if marked is not None and match.start() < marked.end:
       return None
     text = "" if _DENIED.match(match[1]) else _stated_answer(match[1])

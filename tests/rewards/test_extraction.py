@@ -78,7 +78,7 @@ def test_alternatives_are_told(response):
    "1,", "1 ", " ", "\\", "\\boxed ", "$", "**", "(", "1^", "or "],
 )
 def test_time_is_linear_in_the_length(unit):
-  begin = time.perf_counter()
+  begin = time.process_time()
   for text in (unit * (2**16 // len(unit)), "answer is " + unit * (2**20 // len(unit)), "\\boxed{" + unit * 9000 + "}"):
     last_answer(text)
-  assert time.perf_counter() - begin < 2
+  assert time.process_time() - begin < 2
