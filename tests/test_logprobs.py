@@ -11,12 +11,12 @@ B, T, D, V = 3, 10, 8, 23
 
 
 def example(seed=0):
-  keys = jax.random.split(jax.random.key(seed), 3)
-  hidden = jax.random.normal(keys[0], (B, T, D))
-  unembed = jax.random.normal(keys[1], (V, D))
-  return hidden, unembed, jax.random.randint(keys[2], (B, T), 0, V)
+  generator = np.random.default_rng(seed)
+  hidden, unembed = (generator.normal(size=shape).astype(np.float32) for shape in ((B, T, D), (V, D)))
+  return hidden, unembed, generator.integers(0, V, (B, T))
 
 
+@jax.jit
 def plain(hidden, unembed, tokens, temperature):
   logits = jnp.einsum("btd,vd->btv", hidden, unembed)
   return logprobs.token_logprobs(logits, tokens, temperature), logprobs.entropy(logits, temperature)
@@ -33,7 +33,7 @@ def test_token_logprobs_and_entropy_are_their_sentences():
 
 
 def test_probabilities_sum_to_one():
-  logits = jnp.broadcast_to(jax.random.normal(jax.random.key(1), (1, V)), (V, V))
+  logits = np.tile(example()[1][:, 0], (V, 1))
   assert jnp.exp(logprobs.token_logprobs(logits, jnp.arange(V), 1.3)).sum() == pytest.approx(1, rel=1e-5)
 
 
@@ -58,10 +58,10 @@ def test_extreme_logits_stay_finite():
   assert np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("chunk_tokens", [1, 2 * B, 4 * B, T * B])
+@pytest.mark.parametrize("chunk_tokens", [1, 4 * B, T * B])
 def test_from_hidden_is_the_plain_form(chunk_tokens):
   hidden, unembed, tokens = example()
-  weights = jax.random.normal(jax.random.key(9), (2, B, T))
+  weights = np.random.default_rng(9).normal(size=(2, B, T)).astype(np.float32)
 
   def total(function):
     def scalar(hidden, unembed, temperature):
@@ -108,5 +108,5 @@ def test_training_never_holds_all_logits():
 
 def test_results_are_float32_from_bfloat16_states():
   hidden, unembed, tokens = example()
-  for value in logprobs.from_hidden(hidden.astype(jnp.bfloat16), unembed, tokens):
+  for value in logprobs.from_hidden(jnp.asarray(hidden, jnp.bfloat16), jnp.asarray(unembed), tokens):
     assert value.dtype == jnp.float32

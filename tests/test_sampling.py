@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
@@ -12,13 +11,17 @@ from jaxreason import logprobs, sampling
 from jaxreason.sampling import Sampling
 
 V = 600  # three blocks of the two-level draw, the last one partly filled
-DRAWS = 20_000
+DRAWS = 8_000
 draw = jax.jit(sampling.sample, static_argnames="truncate")
 
 
 def rows(count, temperature=1.0, top_p=1.0, top_k=0, min_p=0.0):
-  full = lambda value, dtype: jnp.full((count,), value, dtype)
-  return Sampling(full(temperature, jnp.float32), full(top_p, jnp.float32), full(top_k, jnp.int32), full(min_p, jnp.float32))
+  full = lambda value, dtype: np.full(count, value, dtype)
+  return Sampling(full(temperature, np.float32), full(top_p, np.float32), full(top_k, np.int32), full(min_p, np.float32))
+
+
+def uniforms_of(seed, count):
+  return np.random.default_rng(seed).random(count, np.float32)
 
 
 def slow(logits, temperature=1.0, top_p=1.0, top_k=0, min_p=0.0):
@@ -52,8 +55,7 @@ KINDS = {
 def test_draws_follow_the_exact_distribution(kind):
   logits = logits_of(1)
   policy, truncated = slow(logits, **kind)
-  uniforms = jax.random.uniform(jax.random.key(7), (DRAWS,))
-  tokens, taken, log_mass = draw(jnp.broadcast_to(jnp.asarray(logits), (DRAWS, V)), uniforms, rows(DRAWS, **kind))
+  tokens, taken, log_mass = map(np.asarray, draw(np.tile(logits, (DRAWS, 1)), uniforms_of(7, DRAWS), rows(DRAWS, **kind)))
   counts = np.bincount(tokens, minlength=V)
   assert not counts[truncated == 0].any()
   # Rare tokens share a cell, so that every expected count is large enough for the test.
@@ -67,24 +69,23 @@ def test_draws_follow_the_exact_distribution(kind):
 def test_the_uniform_walks_through_the_tokens_in_order():
   """The draw is the inverse of the running sum: a grid of uniforms meets each token for its share of the grid."""
   logits = logits_of(2)
-  uniforms = (jnp.arange(DRAWS) + 0.5) / DRAWS
-  tokens, _, _ = draw(jnp.broadcast_to(jnp.asarray(logits), (DRAWS, V)), uniforms, rows(DRAWS), truncate=False)
+  uniforms = ((np.arange(DRAWS) + 0.5) / DRAWS).astype(np.float32)
+  tokens = np.asarray(draw(np.tile(logits, (DRAWS, 1)), uniforms, rows(DRAWS), truncate=False)[0])
   assert (np.diff(tokens) >= 0).all()
   share = np.bincount(tokens, minlength=V) / DRAWS
   np.testing.assert_allclose(share, slow(logits)[0], atol=1.01 / DRAWS)
 
 
 def test_skipping_the_thresholds_changes_nothing_when_none_truncates():
-  logits = jnp.asarray(np.random.default_rng(0).normal(size=(512, V)), jnp.float32)
-  uniforms = jax.random.uniform(jax.random.key(0), (512,))
-  for one, other in zip(draw(logits, uniforms, rows(512), truncate=False), draw(logits, uniforms, rows(512)), strict=True):
+  logits, uniforms = np.random.default_rng(0).normal(size=(DRAWS, V)).astype(np.float32), uniforms_of(0, DRAWS)
+  for one, other in zip(draw(logits, uniforms, rows(DRAWS), truncate=False), draw(logits, uniforms, rows(DRAWS)), strict=True):
     np.testing.assert_array_equal(one, other)
 
 
 def test_no_uniform_draws_a_token_of_weight_zero():
   """Uniforms at every step of the running sum, and one rounding to either side, where sums computed in another order differ."""
   generator = np.random.default_rng(3)
-  many = 4096
+  many = DRAWS
   logits = generator.normal(size=(many, V)).astype(np.float32) * 3
   kept = np.partition(logits, -40, axis=1)[:, -40:].min(1, keepdims=True)
   weights = np.where(logits >= kept, np.exp(logits - logits.max(1, keepdims=True)), 0)
@@ -93,50 +94,48 @@ def test_no_uniform_draws_a_token_of_weight_zero():
   chosen = rows(many, top_k=40)
   for step in range(-3, 4):
     uniforms = np.clip(edge + step * np.spacing(edge), 0, 1 - 2**-24).astype(np.float32)
-    tokens, _, _ = draw(jnp.asarray(logits), jnp.asarray(uniforms), chosen)
+    tokens = np.asarray(draw(logits, uniforms, chosen)[0])
     assert (weights[np.arange(many), tokens] > 0).all()
 
 
-@pytest.mark.parametrize("uniform", [0.0, 0.5, 1 - 2**-24])
-@pytest.mark.parametrize("likely", [0, 255, 256, V - 1])
-def test_a_certainty_is_drawn_wherever_it_stands(uniform, likely):
-  logits = jnp.full((1, V), -1e9).at[0, likely].set(5.0)
-  token, taken, log_mass = draw(logits, jnp.asarray([uniform]), rows(1))
-  assert (int(token[0]), float(taken[0]), float(log_mass[0])) == (likely, 0.0, 0.0)
+def test_a_certainty_is_drawn_wherever_it_stands():
+  likely = np.repeat([0, 255, 256, V - 1], 8)
+  logits = np.where(np.arange(V)[None] == likely[:, None], 5.0, -1e9).astype(np.float32)
+  uniforms = np.tile(np.array([0, 1e-9, 0.3, 0.5, 0.7, 0.9, 0.99, 1 - 2**-24], np.float32), 4)
+  tokens, taken, log_mass = map(np.asarray, draw(logits, uniforms, rows(32)))
+  np.testing.assert_array_equal(tokens, likely)
+  assert not taken.any()
+  assert not log_mass.any()
 
 
 def test_temperature_zero_is_argmax_and_says_the_policys_logprob():
-  logits = jnp.asarray(np.random.default_rng(5).normal(size=(64, V)), jnp.float32)
-  greedy = rows(64, temperature=0.0, top_p=0.5, top_k=3)
-  tokens, taken, log_mass = draw(logits, jax.random.uniform(jax.random.key(1), (64,)), greedy)
-  np.testing.assert_array_equal(tokens, jnp.argmax(logits, -1))
+  logits = np.random.default_rng(5).normal(size=(32, V)).astype(np.float32)
+  tokens, taken, log_mass = draw(logits, uniforms_of(1, 32), rows(32, temperature=0.0, top_p=0.5, top_k=3))
+  np.testing.assert_array_equal(tokens, logits.argmax(-1))
   np.testing.assert_allclose(taken, logprobs.token_logprobs(logits, tokens), rtol=1e-5)
   assert not np.asarray(log_mass).any()
 
 
 def test_each_row_has_its_own_parameters():
-  logits = jnp.asarray(np.random.default_rng(6).normal(size=(4, V)), jnp.float32)
-  uniforms = jnp.asarray([0.3, 0.9, 0.7, 0.2])
-  each = [rows(1, temperature=0.0), rows(1, top_k=5), rows(1, temperature=2.0, top_p=0.5), rows(1, min_p=0.3)]
-  together = Sampling(*(jnp.concatenate(parts) for parts in zip(*each, strict=True)))
-  got = draw(logits, uniforms, together)
-  for row, alone in enumerate(each):
-    one = draw(logits[row : row + 1], uniforms[row : row + 1], alone)
-    for a, b in zip(got, one, strict=True):
-      np.testing.assert_allclose(a[row], b[0], rtol=1e-5, atol=1e-6)
+  logits, uniforms = np.random.default_rng(6).normal(size=(32, V)).astype(np.float32), uniforms_of(6, 32)
+  each = [rows(32, temperature=0.0), rows(32, top_k=5), rows(32, temperature=2.0, top_p=0.5), rows(32, min_p=0.3)]
+  kind = np.arange(32) % 4
+  got = draw(logits, uniforms, Sampling(*(np.choose(kind, parts) for parts in zip(*each, strict=True))))
+  for number, alone in enumerate(each):
+    for mixed, uniform in zip(got, draw(logits, uniforms, alone), strict=True):
+      np.testing.assert_allclose(mixed[kind == number], uniform[kind == number], rtol=1e-5, atol=1e-6)
 
 
 def test_top_p_keeps_at_least_one_token_and_top_k_one_is_argmax():
-  logits = jnp.asarray(np.random.default_rng(8).normal(size=(32, V)), jnp.float32)
-  uniforms = jax.random.uniform(jax.random.key(2), (32,))
+  logits = np.random.default_rng(8).normal(size=(32, V)).astype(np.float32)
   for chosen in (rows(32, top_p=1e-6), rows(32, top_k=1), rows(32, min_p=0.9999)):
-    np.testing.assert_array_equal(draw(logits, uniforms, chosen)[0], jnp.argmax(logits, -1))
+    np.testing.assert_array_equal(draw(logits, uniforms_of(2, 32), chosen)[0], logits.argmax(-1))
 
 
 def test_extreme_logits_give_finite_numbers():
-  logits = jnp.asarray([[1e4, -1e4, 0.0], [-1e30, -1e30, -1e30], [88.0, 88.0, -88.0]])
+  logits = np.array([[1e4, -1e4, 0.0], [-1e30, -1e30, -1e30], [88.0, 88.0, -88.0]], np.float32)
   for chosen in (rows(3), rows(3, temperature=0.01), rows(3, top_p=0.9)):
-    token, taken, log_mass = draw(logits, jnp.asarray([0.99, 0.99, 0.01]), chosen)
+    token, taken, log_mass = draw(logits, np.array([0.99, 0.99, 0.01], np.float32), chosen)
     assert np.isfinite(taken).all()
     assert np.isfinite(log_mass).all()
     assert int(token[0]) == 0
@@ -151,7 +150,7 @@ def test_parameters_are_traced():
     traces.append(None)
     return sampling.sample(*args)
 
-  logits, uniforms = jnp.zeros((2, V)), jnp.asarray([0.1, 0.2])
+  logits, uniforms = np.zeros((2, V), np.float32), np.array([0.1, 0.2], np.float32)
   for kind in KINDS.values():
     counted(logits, uniforms, rows(2, **kind))
   assert len(traces) == 1
@@ -161,10 +160,11 @@ def test_a_draw_is_named_by_visit_sample_and_position():
   """Each of the names gives another uniform, and the same names the same one wherever they are computed."""
   root = jax.random.key(0)
   uniform = lambda visit, sample, position: sampling.token_uniform(sampling.sample_key(root, visit, sample), position)
+  draws = jax.jit(jax.vmap(uniform))
   names = np.stack(np.meshgrid(range(6), range(5), range(4), indexing="ij"), -1).reshape(-1, 3)
-  many = jax.jit(jax.vmap(uniform))(*jnp.asarray(names).T)
+  many = np.asarray(draws(*names.T))
   assert len(set(many.tolist())) == len(names)
   assert ((many >= 0) & (many < 1)).all()
   order = np.random.default_rng(0).permutation(len(names))
-  np.testing.assert_array_equal(jax.jit(jax.vmap(uniform))(*jnp.asarray(names[order]).T), many[order])
-  assert uniform(*map(jnp.int32, names[17])) == many[17]
+  np.testing.assert_array_equal(draws(*names[order].T), many[order])
+  assert jax.jit(uniform)(*names[17]) == many[17]
