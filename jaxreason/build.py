@@ -5,6 +5,7 @@ their shardings and donations bound. `build` first checks all that can be checke
 """
 
 import dataclasses
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -150,6 +151,8 @@ def compile_programs(settings: RunSettings, config: ModelConfig, mesh) -> Progra
   """Every jitted function of a run. Nothing is compiled before it is first called."""
   jit = jax.jit
   chunk_tokens = settings.train.chunk_tokens
+  chosen = settings.objective
+  objective = dataclasses.replace(chosen, norm_length=chosen.norm_length or settings.rollout.max_new_tokens)
 
   def shardings(phase):
     return jax.tree.map(lambda leaf: leaf.sharding, abstract_state(settings, config, mesh, phase))
@@ -177,7 +180,7 @@ def compile_programs(settings: RunSettings, config: ModelConfig, mesh) -> Progra
     assemble=jit(functools.partial(assembly.assemble, objective=settings.objective), static_argnames="width"),
     reference=jit(reference),
     supervise=step("sft", SFT, settings.sft.micro_batches),
-    update=step("train", settings.objective, settings.train.micro_batches),
+    update=step("train", objective, settings.train.micro_batches),
     start_sft=start("sft"),
     start_rl=start("train"),
   )

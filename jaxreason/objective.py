@@ -26,6 +26,8 @@ class Objective:
     entropy_coef: weight of the entropy bonus.
     advantage_std: "group", "batch" or "none": what centred rewards are divided by.
     reduction: "token_mean", "sequence_mean" or "constant_norm".
+    norm_length: tokens that "constant_norm" divides each sequence's sum by. 0: `build` puts the completion budget here;
+      without it the batch's own width counts, which changes from batch to batch.
   """
 
   surrogate: str = "clipped"
@@ -35,6 +37,7 @@ class Objective:
   entropy_coef: float = 0.0
   advantage_std: str = "group"
   reduction: str = "token_mean"
+  norm_length: int = 0
 
   def __post_init__(self):
     for name, valid in (("surrogate", SURROGATES), ("advantage_std", ADVANTAGE_STD), ("reduction", REDUCTIONS)):
@@ -43,8 +46,8 @@ class Objective:
         raise UserError(f"objective.{name} expected one of {', '.join(valid)}, got {value!r}{nearest(value, valid)}")
     if not (0 <= self.clip_low < 1 and self.clip_high >= 0):
       raise UserError(f"objective.clip_low expected in [0, 1) and clip_high >= 0, got {self.clip_low} and {self.clip_high}")
-    if self.kl_coef < 0:
-      raise UserError(f"objective.kl_coef expected >= 0, got {self.kl_coef}")
+    if self.kl_coef < 0 or self.norm_length < 0:
+      raise UserError(f"objective expected kl_coef and norm_length >= 0, got {self.kl_coef} and {self.norm_length}")
 
 
 def _clipped(objective, logprobs, batch):
@@ -59,9 +62,11 @@ SURROGATES = {
 }
 ADVANTAGE_STD = {"group": "group", "batch": "batch", "none": None}
 REDUCTIONS = {
-  "token_mean": masks.token_mean,
-  "sequence_mean": masks.sequence_mean,
-  "constant_norm": lambda values, mask: masks.constant_norm(values, mask, length=mask.shape[-1]),
+  "token_mean": lambda objective, values, mask: masks.token_mean(values, mask),
+  "sequence_mean": lambda objective, values, mask: masks.sequence_mean(values, mask),
+  "constant_norm": lambda objective, values, mask: masks.constant_norm(
+    values, mask, length=objective.norm_length or mask.shape[-1]
+  ),
 }
 
 SFT = Objective(surrogate="sft")
@@ -84,7 +89,7 @@ def token_losses(objective: Objective, logprobs, entropy, batch: Batch):
 
 def reduce(objective: Objective, values, mask):
   """(sum, denominator) of [B, T] values; the denominator depends on the mask alone."""
-  return REDUCTIONS[objective.reduction](values, mask)
+  return REDUCTIONS[objective.reduction](objective, values, mask)
 
 
 def diagnostics(objective: Objective, logprobs, entropy, batch: Batch) -> dict:

@@ -1,0 +1,81 @@
+"""A model small enough to compile in a second, and batches and rollouts of it, for the tests of the core.
+
+B sequences = P prompts x G samples, T completion tokens.
+"""
+
+import functools
+
+import jax
+import numpy as np
+
+from jaxreason import objective as objectives
+from jaxreason import update as updates
+from jaxreason.model import weights
+from jaxreason.model.config import ModelConfig
+from jaxreason.optimizer import OptimizerConfig, transformation
+from jaxreason.records import Batch
+from jaxreason.rollout import engine, prepare, programs
+
+CONFIG = ModelConfig(vocab_size=24, embed=32, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=48)
+STOP = 2
+
+
+@functools.cache
+def params(config: ModelConfig = CONFIG, seed: int = 0, scale: float = 1.0):
+  """Random parameters; `scale` stretches the embedding, so that a tied model has sharper opinions."""
+  made = jax.jit(functools.partial(weights.initialize, config))(jax.random.key(seed))
+  return made.replace(embedding=made.embedding * scale)
+
+
+def tokens(seed: int, *shape: int) -> np.ndarray:
+  """Random tokens that are neither padding, begin nor stop."""
+  return np.random.default_rng(seed).integers(3, CONFIG.vocab_size, shape).astype(np.int32)
+
+
+def batch(seed: int = 0, rows: int = 8, prompt: int = 6, completion: int = 5, reference: bool = False) -> Batch:
+  """B samples with ragged prompts and completions, numpy arrays."""
+  generator = np.random.default_rng(seed)
+  prompts, written = generator.integers(1, prompt + 1, rows), generator.integers(1, completion + 1, rows)
+  lengths = (prompts + written).astype(np.int32)
+  columns = np.arange(prompt + completion)[None]
+  draw = lambda: generator.normal(size=(rows, completion)).astype(np.float32)
+  return Batch(
+    tokens=np.where(columns < lengths[:, None], tokens(seed, rows, prompt + completion), 0).astype(np.int32),
+    prompt_lengths=prompts.astype(np.int32),
+    lengths=lengths,
+    mask=np.arange(completion)[None] < written[:, None],
+    behavior_logprobs=draw() * 0.3 - 3,
+    advantages=np.broadcast_to(draw()[:, :1], (rows, completion)).copy(),
+    reference_logprobs=draw() * 0.3 - 3 if reference else None,
+  )
+
+
+@functools.cache
+def optimizer(settings: OptimizerConfig = OptimizerConfig(peak_lr=1e-2), steps: int = 10, config: ModelConfig = CONFIG):
+  """The transformation of a tiny model."""
+  return transformation(settings, steps, weights.decays(config))
+
+
+@functools.cache
+def update(
+  objective=objectives.Objective(), micro_batches: int = 1, chunk_tokens: int = 1024, settings=OptimizerConfig(peak_lr=1e-2)
+):
+  """The jitted update of a tiny model, its state donated."""
+  step = functools.partial(
+    updates.update, config=CONFIG, objective=objective, transformation=optimizer(settings),
+    micro_batches=micro_batches, chunk_tokens=chunk_tokens,
+  )  # fmt: skip
+  return jax.jit(step, donate_argnums=0)
+
+
+@functools.cache
+def rollout_programs(config: ModelConfig = CONFIG) -> engine.RolloutPrograms:
+  """The jitted rollout of a tiny model."""
+  decode = lambda params, state, *, steps, truncate: programs.decode(params, config, state, steps=steps, truncate=truncate)
+  return engine.RolloutPrograms(
+    prepare=jax.jit(functools.partial(prepare.prepare_rollout_params, config=config)),
+    prefill=jax.jit(lambda params, prompts, lengths: programs.prefill(params, config, prompts, lengths)),
+    begin=jax.jit(programs.begin, static_argnames=("group", "budget", "slots")),
+    grow=jax.jit(programs.grow, static_argnames="slots"),
+    decode=jax.jit(decode, static_argnames=("steps", "truncate"), donate_argnums=1),
+  )
