@@ -5,7 +5,6 @@ their shardings and donations bound. `build` first checks all that can be checke
 """
 
 import dataclasses
-import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path

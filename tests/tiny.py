@@ -58,7 +58,10 @@ def optimizer(settings: OptimizerConfig = OptimizerConfig(peak_lr=1e-2), steps: 
 
 @functools.cache
 def update(
-  objective=objectives.Objective(), micro_batches: int = 1, chunk_tokens: int = 1024, settings=OptimizerConfig(peak_lr=1e-2)
+  objective=objectives.Objective(),
+  micro_batches: int = 1,
+  chunk_tokens: int = 1024,
+  settings: OptimizerConfig = OptimizerConfig(peak_lr=1e-2),
 ):
   """The jitted update of a tiny model, its state donated."""
   step = functools.partial(
