@@ -1,0 +1,85 @@
+"""Floor 5, command line: `jaxreason eval`.
+
+What enters: a run, or a model with a config's problems. What leaves: pass@1 on a held-out split with its 95 % interval, as a
+table or as exactly one JSON object.
+"""
+
+import argparse
+import json
+import math
+import sys
+
+import jax
+import ml_collections
+
+from jaxreason import build, settings
+from jaxreason.cli import config as configs
+from jaxreason.cli import devices as platforms
+from jaxreason.cli import source
+from jaxreason.errors import UserError
+from jaxreason.evaluate import evaluate
+from jaxreason.report.display import display
+from jaxreason.rewards.pool import VerifierPool
+
+
+def command(arguments: argparse.Namespace) -> int:
+  """Evaluates once and tells the numbers."""
+  chosen = source.choose(arguments, _config(arguments))
+  _check(arguments, chosen)
+  greedy = arguments.temperature == 0
+  samples = arguments.samples or (1 if greedy else chosen.settings.evaluation.samples)
+  rewards = chosen.settings.rewards
+  with display({}, quiet=arguments.quiet, stream=sys.stderr if arguments.json else sys.stdout) as show:
+    devices = platforms.start(arguments.platform, show.say)
+    run = build.build(chosen.settings, devices=devices)
+    rows = {"test": run.rows.test, "validation": run.rows.validation}[arguments.split][: arguments.limit]
+    name = arguments.model or f"step {chosen.step} of {arguments.workdir}"
+    show.say(f"{name}: {len(rows)} {arguments.split} problems, {samples} samples each, on {platforms.described(devices)}")
+    with (
+      VerifierPool(workers=rewards.workers or None, deadline_s=rewards.deadline_s, memory_mb=rewards.memory_mb) as pool,
+      jax.set_mesh(run.mesh),
+    ):
+      params = source.params_of(chosen, run)
+      numbers, _ = evaluate(run, params, pool, rows, temperature=arguments.temperature, samples=samples)
+  asked = {"split": arguments.split, "temperature": arguments.temperature, "samples": samples}
+  which = {"model": arguments.model} if arguments.model else {"workdir": arguments.workdir, "step": chosen.step}
+  if arguments.json:
+    print(json.dumps(which | asked | numbers))
+  else:
+    with display({}) as show:
+      show.table(f"pass@1, {arguments.split}", ["", "value"], [[name, _told(name, value)] for name, value in numbers.items()])
+  return 0
+
+
+def _config(arguments: argparse.Namespace) -> ml_collections.ConfigDict | None:
+  """The config whose problems a model from elsewhere is given."""
+  if arguments.config and arguments.workdir:
+    raise UserError(
+      "--config expected with --model only: a run is evaluated on its own data; change it with --config.NAME=VALUE"
+    )
+  if arguments.model and not arguments.config:
+    raise UserError(
+      f"--model expected --config beside it, for the problems; give one of {', '.join(configs.shipped())} or a path"
+    )
+  return configs.load(arguments.config, arguments.overrides) if arguments.config else None
+
+
+def _check(arguments: argparse.Namespace, chosen: source.Chosen) -> None:
+  if not (math.isfinite(arguments.temperature) and arguments.temperature >= 0):
+    raise UserError(f"--temperature expected 0 or more, got {arguments.temperature}")
+  for flag, value in (("--samples", arguments.samples), ("--limit", arguments.limit)):
+    if value is not None and value < 1:
+      raise UserError(f"{flag} expected at least 1, got {value}")
+  if chosen.directory is None:
+    return
+  was = settings.freeze(source.stored_settings(arguments.workdir, chosen.step))
+  now, files = chosen.settings.evaluation.problems, chosen.settings.data.files
+  if now != was.evaluation.problems and chosen.settings.data.task == "files" and not files.evaluation:
+    raise UserError(
+      f"config.evaluation.problems expected {was.evaluation.problems}, got {now}, which holds out other rows of "
+      f"{files.train}, some of them trained on; use --limit for fewer"
+    )
+
+
+def _told(name: str, value: float) -> str:
+  return str(value) if name == "problems" else f"{value:.1f}" if name.endswith("length") else f"{100 * value:.1f} %"

@@ -1,0 +1,193 @@
+"""Floor 5, command line: the entry of the `jaxreason` command.
+
+What enters: the arguments. What leaves: an exit status: 0 done, 1 something failed, 2 a mistake in what was asked for (told in
+one line on standard error), 130 interrupted. Nothing heavy is imported before the platform is chosen, and no device is touched
+before the config and the working directory are known to be right.
+"""
+
+import argparse
+import errno
+import os
+import sys
+import warnings
+
+from jaxreason.cli import devices
+from jaxreason.cli.config import Overrides, take_overrides
+from jaxreason.errors import UserError, nearest
+
+_EXAMPLES = """examples:
+  jaxreason train --config=quickstart                       train a small model from nothing, in minutes on a CPU
+  jaxreason train --config=quickstart --workdir=runs/a --config.optimizer.peak_lr=1e-4
+  jaxreason train --workdir=runs/a                          go on from the checkpoint in runs/a
+  jaxreason train --config=mine.py --debug                  one device, small, stops at the first number that is not finite
+  jaxreason train --replay=runs/a/bad_step_7.npz            say what is not finite in a dumped step
+  jaxreason eval --workdir=runs/a --json                    pass@1 of the newest checkpoint, as one JSON object
+  jaxreason generate --workdir=runs/a --prompt='4+8-5+9='
+  jaxreason export --workdir=runs/a --output=exported       a Hugging Face directory
+  jaxreason doctor                                          what works on this machine and what does not
+
+Any setting of jaxreason/settings.py is changed with --config.SECTION.NAME=VALUE. `jaxreason COMMAND --help` has the rest."""
+
+
+def run() -> None:
+  """The console script: exits with what `main` returns."""
+  warnings.formatwarning = lambda message, *_, **__: f"jaxreason: warning: {message}\n"
+  sys.exit(main(sys.argv[1:]))
+
+
+def main(argv: list[str]) -> int:
+  """Runs one command and returns its exit status; only `--help` and `--version` exit by themselves."""
+  try:
+    arguments = parse(argv)
+    devices.choose(arguments.platform)
+    return arguments.command(arguments)
+  except UserError as error:
+    return _told(str(error), 2)
+  except KeyboardInterrupt:
+    return _told("interrupted; a run goes on from its last checkpoint with `jaxreason train --workdir=...`", 130)
+  except BrokenPipeError:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or closing would complain once more
+    return 141
+  except OSError as error:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+      raise
+    return _told(f"the disk is full ({error}); make room and run the same command again", 1)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+  """The arguments, with `overrides` and the `command` to call among them.
+
+  Raises:
+    UserError: an unknown command or flag, a missing or malformed value.
+  """
+  others, overrides = take_overrides(argv)
+  parser, flags = _parser()
+  arguments, unknown = parser.parse_known_args(others)
+  if unknown:
+    name = unknown[0].partition("=")[0]
+    known = flags[arguments.name]
+    raise UserError(f"jaxreason {arguments.name} got {unknown[0]!r}, which it does not know{nearest(name, known)}; see --help")
+  arguments.overrides = overrides
+  return arguments
+
+
+class _Parser(argparse.ArgumentParser):
+  """argparse, with mistakes told the way all others are."""
+
+  def error(self, message: str):
+    raise UserError(f"{message}; see {self.prog} --help")
+
+
+def _parser() -> tuple[_Parser, dict[str, list[str]]]:
+  """(the parser, every command's flags)."""
+  style = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+  parser = _Parser(prog="jaxreason", description="Train language models to reason, in JAX.", epilog=_EXAMPLES, **style)
+  parser.add_argument("--version", action=_Version, nargs=0, help="versions of jaxreason, jax and Python")
+  commands = parser.add_subparsers(dest="name", metavar="COMMAND", required=True, parser_class=_Parser)
+  flags = {}
+  for name, (command, words, arguments) in COMMANDS.items():
+    sub = commands.add_parser(name, help=words, description=words, **style)
+    sub.set_defaults(command=command)
+    for flag, options in (_COMMON | arguments).items():
+      sub.add_argument(*([flag, "--quiet"] if flag == "-q" else [flag]), **options)
+    flags[name] = list(_COMMON | arguments)
+  return parser, flags
+
+
+class _Version(argparse.Action):
+  def __call__(self, parser, *_):
+    parser.exit(message="".join(f"{name} {version}\n" for name, version in devices.versions().items()))
+
+
+def _told(line: str, status: int) -> int:
+  print(f"jaxreason: {' '.join(line.split())}", file=sys.stderr)
+  return status
+
+
+def _train(arguments: argparse.Namespace) -> int:
+  from jaxreason.cli import training
+
+  return training.command(arguments, supervised_only=False)
+
+
+def _sft(arguments: argparse.Namespace) -> int:
+  from jaxreason.cli import training
+
+  return training.command(arguments, supervised_only=True)
+
+
+def _eval(arguments: argparse.Namespace) -> int:
+  from jaxreason.cli import evaluation
+
+  return evaluation.command(arguments)
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+  from jaxreason.cli import generation
+
+  return generation.command(arguments)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+  from jaxreason.cli import exporting
+
+  return exporting.command(arguments)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+  from jaxreason.cli import doctor
+
+  return doctor.command(arguments)
+
+
+_COMMON = {
+  "--platform": dict(choices=tuple(devices.PLATFORMS), help="what to run on; JAX chooses where it is left out"),
+  "-q": dict(action="store_true", dest="quiet", help="no progress; results and mistakes are still told"),
+}
+_CONFIG = {"--config": dict(metavar="NAME|FILE", help="a shipped config by name, or a file with get_config()")}
+_WORKDIR = {"--workdir": dict(metavar="DIR", help="the run's directory: checkpoints, metrics, results")}
+_STEP = {"--step": dict(type=int, metavar="N", help="a checkpoint of the run; the newest where it is left out")}
+_MODEL = {"--model": dict(metavar="SOURCE", help="a Hugging Face directory or hub id, or a .gguf file, in place of a run")}
+_JSON = {"--json": dict(action="store_true", help="exactly one JSON object on standard output, all else on standard error")}
+_DEBUG = {
+  "--debug": dict(action="store_true", help="one device and small; stops at the first step that is not finite, and dumps it"),
+  "--eager": dict(action="store_true", help="--debug without jit: an exception opens pdb where it happened, on a terminal"),
+  "--replay": dict(metavar="FILE", help="run a dumped step again and say what is not finite; exit status 0 if nothing is"),
+}
+
+# Command: what it calls, what it does, its flags.
+COMMANDS = {
+  "train": (_train, "Supervised steps, then reinforcement learning; goes on from a checkpoint.", _CONFIG | _WORKDIR | _DEBUG),
+  "sft": (_sft, "The supervised stage alone.", _CONFIG | _WORKDIR | _DEBUG),
+  "eval": (
+    _eval,
+    "pass@1 of a run or a model on held-out problems.",
+    _CONFIG | _WORKDIR | _STEP | _MODEL | _JSON | {
+      "--split": dict(choices=("test", "validation"), default="test", help="which held-out problems (default: test)"),
+      "--temperature": dict(type=float, default=0.0, metavar="T", help="0, the default, is greedy"),
+      "--samples": dict(type=int, metavar="N", help="of each problem (default: 1 greedy, else evaluation.samples)"),
+      "--limit": dict(type=int, metavar="N", help="only the first N problems of the split"),
+    },
+  ),
+  "generate": (
+    _generate,
+    "The completion of one prompt.",
+    _WORKDIR | _STEP | _MODEL | {
+      "--prompt": dict(metavar="TEXT", help="read from standard input where it is left out"),
+      "--temperature": dict(type=float, default=0.0, metavar="T", help="0, the default, is greedy"),
+      "--max-new-tokens": dict(type=int, metavar="N", help="budget (default: rollout.max_new_tokens)"),
+      "--seed": dict(type=int, default=0, metavar="N", help="names the draw when sampling"),
+    },
+  ),
+  "export": (
+    _export,
+    "A run's model and tokenizer as a Hugging Face directory.",
+    _WORKDIR | _STEP | {
+      "--output": dict(metavar="DIR", required=True, help="a new or empty directory"),
+      "--dtype": dict(choices=("float32", "bfloat16"), default="float32", help="of the weights (default: float32)"),
+    },
+  ),
+  "doctor": (_doctor, "What works on this machine and what does not, in under half a minute.", _WORKDIR | _JSON),
+}  # fmt: skip
+
+__all__ = ["COMMANDS", "Overrides", "main", "parse", "run"]

@@ -1,0 +1,111 @@
+"""Floor 5, command line: the weights that a command works on, a run's or a model's.
+
+What enters: `--workdir` with `--step`, or `--model`. What leaves: the settings they belong to, and then tokenizer, mesh,
+programs and parameters. Everything that can be wrong with a run's directory is found before a device is touched.
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from jaxreason import build, settings, sharding
+from jaxreason.build import Programs, Run
+from jaxreason.checkpoint import Checkpoints
+from jaxreason.cli import config as configs
+from jaxreason.data.tokenizer import Tokenizer
+from jaxreason.errors import UserError
+from jaxreason.model import weights
+from jaxreason.model.config import ModelConfig
+from jaxreason.progress import saved_tree
+from jaxreason.records import TrainState
+from jaxreason.settings import RunSettings
+
+
+class Chosen(NamedTuple):
+  """Which weights: of a checkpoint, or those that `settings.model.source` names."""
+
+  settings: RunSettings
+  directory: Path | None  # of checkpoints
+  step: int | None
+
+
+class Policy(NamedTuple):
+  """What generating and exporting need: all of a run but its data."""
+
+  tokenizer: Tokenizer
+  config: ModelConfig
+  mesh: Any
+  programs: Programs
+  params: weights.Params
+
+
+def checkpoints_of(workdir: str | Path) -> Path:
+  """Where a run keeps its checkpoints."""
+  return Path(workdir) / "checkpoints"
+
+
+def stored_settings(workdir: str | Path, step: int | None = None) -> ml_collections.ConfigDict | None:
+  """The config that a run's checkpoint was made with, None where there is no checkpoint; reads one file."""
+  host = Checkpoints(checkpoints_of(workdir), read_only=True).read_host(step)
+  if host is None:
+    return None
+  config = ml_collections.ConfigDict(host["config"])
+  config.lock()
+  return config
+
+
+def choose(arguments: argparse.Namespace, config: ml_collections.ConfigDict | None = None) -> Chosen:
+  """The weights that were asked for.
+
+  Args:
+    arguments: with workdir, step, model and overrides.
+    config: what a model from elsewhere is used with; the defaults where None.
+
+  Raises:
+    UserError: both or neither were given, or there is no such checkpoint.
+  """
+  if bool(arguments.workdir) == bool(arguments.model):
+    raise UserError(f"jaxreason {arguments.name} expected --workdir of a run or --model, got {_given(arguments)}; give one")
+  if arguments.workdir:
+    stored = stored_settings(arguments.workdir, arguments.step)
+    if stored is None:
+      raise UserError(
+        f"--workdir expected a run's directory, got {arguments.workdir} without a checkpoint; train first or check the path"
+      )
+    directory = checkpoints_of(arguments.workdir)
+    step = Checkpoints(directory, read_only=True).latest_step() if arguments.step is None else arguments.step
+    return Chosen(settings.freeze(configs.apply(stored, arguments.overrides)), directory, step)
+  if arguments.step is not None:
+    raise UserError("--step expected a run's --workdir beside it, got --model; leave it out")
+  config = configs.apply(settings.default_config(), arguments.overrides) if config is None else config
+  frozen = settings.freeze(config)
+  return Chosen(dataclasses.replace(frozen, model=dataclasses.replace(frozen.model, source=arguments.model)), None, None)
+
+
+def open_policy(chosen: Chosen, devices: list) -> Policy:
+  """The model on one device, without its data."""
+  tokenizer = build.load_tokenizer(chosen.settings)
+  mesh = sharding.make_mesh(sharding.MeshSizes(), devices[:1])
+  initial_params, config = build.load_model(chosen.settings, tokenizer, mesh)
+  programs = build.compile_programs(chosen.settings, config, mesh)
+  params = initial_params() if chosen.directory is None else restored(chosen, config, mesh)
+  return Policy(tokenizer, config, mesh, programs, params)
+
+
+def params_of(chosen: Chosen, run: Run) -> weights.Params:
+  """The weights on the run's mesh."""
+  return run.initial_params() if chosen.directory is None else restored(chosen, run.config, run.mesh)
+
+
+def restored(chosen: Chosen, config: ModelConfig, mesh) -> weights.Params:
+  """The parameters of a checkpoint, without the optimizer's state."""
+  like = saved_tree(TrainState(weights.abstract(config, mesh=mesh), opt_state=None, step=None, skipped=None), None)
+  with Checkpoints(chosen.directory, read_only=True) as checkpoints:
+    return checkpoints.restore(like, chosen.step, partial=True)[1]["state"].params
+
+
+def _given(arguments: argparse.Namespace) -> str:
+  return "both" if arguments.workdir else "neither"

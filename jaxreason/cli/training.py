@@ -1,0 +1,230 @@
+"""Floor 5, command line: `jaxreason train` and `jaxreason sft`.
+
+What enters: a config, a working directory, or both. What leaves: in the directory the checkpoints, `metrics.jsonl`,
+`results.json` and `reward_curve.png`; on the terminal how it went and what was gained. `--debug` makes everything small,
+`--eager` takes jit away, and `--replay` runs one dumped step again.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import pdb
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import ml_collections
+
+from jaxreason import build, debug, metrics, progress, settings
+from jaxreason.build import Run
+from jaxreason.checkpoint import Checkpoints
+from jaxreason.cli import config as configs
+from jaxreason.cli import devices as platforms
+from jaxreason.cli import results, source
+from jaxreason.errors import UserError
+from jaxreason.model import weights
+from jaxreason.report.curve import reward_curve
+from jaxreason.report.display import Display, display
+from jaxreason.settings import RunSettings
+from jaxreason.train import train
+
+# What --debug makes of a run: each setting is lowered to this, never raised.
+SMALL = {
+  "data.train_rows": 200, "sft.steps": 4, "sft.batch": 8, "train.steps": 3, "rewards.workers": 1,
+  "rollout.prompts": 4, "rollout.group": 4, "rollout.max_new_tokens": 32,
+  "evaluation.problems": 8, "evaluation.samples": 2, "evaluation.every": 0, "evaluation.show": 2,
+}  # fmt: skip
+# And what it sets: one device, and nothing cut in parts.
+SIMPLE = {"mesh.data": 1, "mesh.fsdp": 1, "mesh.tensor": 1, "sft.micro_batches": 1, "train.micro_batches": 1}
+
+
+def command(arguments: argparse.Namespace, *, supervised_only: bool) -> int:
+  """Trains, or replays; see the room's description."""
+  arguments.debug |= arguments.eager
+  if arguments.replay:
+    return replay(arguments)
+  chosen, workdir = choose(arguments, supervised_only)
+  check_workdir(workdir, chosen)
+  totals = {name: steps for name, steps in (("sft", chosen.sft.steps), ("train", chosen.train.steps)) if steps}
+  with display(totals, quiet=arguments.quiet) as show:
+    devices = platforms.start(arguments.platform, show.say)
+    devices = devices[:1] if arguments.debug else devices
+    run = build.build(chosen, devices=devices)
+    introduce(run, workdir, show)
+    watch = debug.watching(chosen, run.config, workdir) if arguments.debug else None
+    status, found = guarded(lambda: train(run, workdir, show=show, watch=watch), eager=arguments.eager)
+    if status:
+      return status
+  with display({}) as show:  # results are told to a quiet terminal too
+    conclude(found, chosen, workdir, devices, show)
+  return 0
+
+
+def choose(arguments: argparse.Namespace, supervised_only: bool) -> tuple[RunSettings, Path]:
+  """The settings and the directory: each from the other where only one was given.
+
+  Raises:
+    UserError: neither was given, a mistake in the config, or a checkpoint in the directory that was made under another one.
+  """
+  stored = source.stored_settings(arguments.workdir) if arguments.workdir else None
+  if arguments.config:
+    path = configs.locate(arguments.config)
+    config, workdir = configs.read(path), Path(arguments.workdir or default_workdir(path.stem, arguments.debug))
+  elif stored is not None:
+    config, workdir = stored, Path(arguments.workdir)
+  else:
+    where = f" and no checkpoint in {arguments.workdir}" if arguments.workdir else ""
+    raise UserError(
+      f"jaxreason {arguments.name} expected --config, got none{where}; give one of {', '.join(configs.shipped())} or a path"
+    )
+  if arguments.debug and (arguments.config or stored is None):
+    config = smaller(config)
+  config = configs.apply(config, arguments.overrides)
+  if supervised_only:
+    config.train.steps = 0
+  chosen = settings.freeze(config)
+  if not chosen.sft.steps and not chosen.train.steps:
+    raise UserError(f"config.{'sft' if supervised_only else 'train'}.steps expected at least 1, got 0; there is nothing to do")
+  return chosen, workdir
+
+
+def smaller(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """The config as `--debug` runs it; `data.train_rows` and the like stay 0 where 0 means none."""
+  present = settings.flat(config.to_dict())
+  config.update_from_flattened_dict(SIMPLE)
+  lowered = {name: min(present[name], most) for name, most in SMALL.items()}
+  if present["data.task"] == "files":
+    lowered["data.train_rows"] = SMALL["data.train_rows"]  # there 0 means all
+  config.update_from_flattened_dict(lowered | {"rewards.workers": SMALL["rewards.workers"]})
+  return config
+
+
+def default_workdir(name: str, debugging: bool) -> str:
+  """runs/NAME, or a new runs/NAME-debug-N: debugging begins afresh each time."""
+  if not debugging:
+    return os.path.join("runs", name)
+  taken = [int(path.name.rpartition("-")[2]) for path in Path("runs").glob(f"{name}-debug-*") if path.name[-1].isdigit()]
+  return os.path.join("runs", f"{name}-debug-{max(taken, default=0) + 1}")
+
+
+def check_workdir(workdir: Path, chosen: RunSettings) -> None:
+  """Makes the directory, writes into it, and compares a checkpoint that is there with the settings.
+
+  Raises:
+    UserError: it cannot be written, or holds another run.
+  """
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=workdir) as file:
+      file.write(b"0")
+  except OSError as error:
+    raise UserError(
+      f"--workdir expected a directory that can be written, got {workdir} ({error.strerror or error}); give another"
+    ) from error
+  host = Checkpoints(source.checkpoints_of(workdir), read_only=True).read_host()
+  if host is not None:
+    progress.check_same(host, chosen, host["data"])  # the data itself is compared when the run is taken up
+
+
+def introduce(run: Run, workdir: Path, show: Display) -> None:
+  """What is about to run, before the first step makes anybody wait."""
+  chosen, config = run.settings, run.config
+  mesh = ", ".join(f"{name} {size}" for name, size in run.mesh.shape.items() if size > 1) or "one device"
+  show.say(f"devices: {platforms.described(list(run.mesh.devices.flat))}; mesh: {mesh}")
+  show.say(
+    f"model: {weights.count(config):,} parameters, {config.layers} layers of {config.embed}, "
+    f"vocabulary {config.vocab_size:,}, computing in {config.compute_dtype}"
+  )
+  counts = ", ".join(f"{len(rows):,} {name}" for name, rows in zip(run.rows._fields, run.rows, strict=True))
+  show.say(f"data: {chosen.data.task}, problems: {counts}")
+  shape = chosen.rollout
+  if chosen.sft.steps:
+    show.say(f"supervised: {chosen.sft.steps} steps of {chosen.sft.batch} demonstrations")
+  if chosen.train.steps:
+    show.say(f"reinforcement: {chosen.train.steps} steps of {shape.prompts} prompts x {shape.group} samples")
+  bucket = shape.cache_bucket
+  caches = math.ceil((shape.max_prompt_tokens + shape.max_new_tokens) / bucket)
+  show.say(f"compiling as it goes: supervise, prefill, decode (at most {caches} cache sizes), assemble, update")
+  show.say(f"working directory: {workdir}")
+
+
+def conclude(found: dict, chosen: RunSettings, workdir: Path, devices: list, show: Display) -> None:
+  """The results: a table, a sentence, `results.json` and the curve."""
+  show.table(*results.table(found, chosen))
+  show.say(results.sentence(found, chosen))
+  document = {
+    "results": found,
+    "settings": dataclasses.asdict(chosen),
+    "devices": platforms.described(devices),
+    "versions": platforms.versions(),
+  }
+  part = workdir / "results.json.part"
+  part.write_text(json.dumps(document, indent=2) + "\n")
+  os.replace(part, workdir / "results.json")
+  show.say(f"results: {workdir / 'results.json'}")
+  if chosen.train.steps:
+    path = reward_curve(metrics.read(workdir), workdir / "reward_curve.png")
+    show.say(f"reward curve: {path}")
+
+
+def guarded(call: Callable[[], dict], *, eager: bool) -> tuple[int, dict]:
+  """(exit status, what the call returned): steps that are not finite are told in one line, and `eager` opens the debugger."""
+  mode = contextlib.ExitStack()
+  try:
+    with mode:
+      if eager:
+        mode.enter_context(jax.disable_jit())
+        mode.enter_context(jax.debug_nans(True))
+      return 0, call()
+  except UserError:
+    raise
+  except (debug.BadStep, FloatingPointError) as error:
+    if eager and sys.stdin.isatty():
+      return _post_mortem(error), {}
+    place = "" if isinstance(error, debug.BadStep) else f", first in {_place(error)}"
+    print(f"jaxreason: {' '.join(str(error).split())}{place}", file=sys.stderr)
+    return 1, {}
+  except Exception as error:
+    if not (eager and sys.stdin.isatty()):
+      raise
+    return _post_mortem(error), {}
+
+
+def replay(arguments: argparse.Namespace) -> int:
+  """Runs a dumped step again and explains it; 0 when all is finite (now), 1 when something is not."""
+  if arguments.config or arguments.workdir or arguments.overrides:
+    raise UserError("--replay expected no --config, --workdir or settings beside it: the file holds them; leave them out")
+  if not Path(arguments.replay).is_file():
+    raise UserError(f"--replay expected a file, got {arguments.replay}, which does not exist; check the path")
+  with display({}) as show:
+    devices = platforms.start(arguments.platform, show.say)
+    with jax.default_device(devices[0]):
+      taken = debug.load(arguments.replay)
+      how = "one operation at a time" if arguments.eager else "compiled"
+      show.say(f"step {taken.step} ({taken.phase}) on {platforms.described(devices[:1])}, {how}")
+      status, numbers = guarded(lambda: debug.replay(taken), eager=arguments.eager)
+      for name, value in numbers.items():
+        show.say(f"  {name} {value:g}")
+      found = debug.explain(taken)
+  show.say(f"first that is not finite: {found}" if found else "every number of this step is finite")
+  return 1 if found or status else 0
+
+
+def _post_mortem(error: Exception) -> int:
+  traceback.print_exception(error)
+  pdb.post_mortem(error.__traceback__)
+  return 1
+
+
+def _place(error: Exception) -> str:
+  """The innermost line of ours that the error passed through."""
+  package = str(Path(build.__file__).parent)
+  frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(package)]
+  last = frames[-1]
+  return f"{os.path.relpath(last.filename, os.path.dirname(package))} line {last.lineno}, {last.name}: {last.line}"
