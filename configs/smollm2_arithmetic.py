@@ -18,7 +18,7 @@ def get_config():
   config.rollout.update(
     prompts=8, group=8, max_new_tokens=64, max_prompt_tokens=128, chunk=16, prompt_bucket=16, cache_bucket=32
   )
-  config.optimizer.update(peak_lr=3e-6, warmup_steps=2)
-  config.train.update(steps=40, micro_batches=8, chunk_tokens=512, save_every=20, keep=1)
+  config.optimizer.update(peak_lr=5e-6, warmup_steps=2)
+  config.train.update(steps=40, micro_batches=8, chunk_tokens=512, save_every=5, keep=1)
   config.evaluation.update(problems=200, samples=1, every=0, show=6)
   return config
