@@ -1,11 +1,12 @@
 """Floor 4: from frozen settings to the parts of a run, everything jitted once.
 
 What enters: `RunSettings`. What leaves: a `Run`: rows, tokenizer, model configuration, mesh and compiled programs with
-their shardings and donations bound. `build` first checks all that can be checked without a device, then makes the mesh.
+their shardings and donations bound. `read` checks all that can be checked without a device; `place` makes the mesh.
 """
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,8 @@ from jaxreason import assemble as assembly
 from jaxreason import optimizer, policy, sharding, tasks
 from jaxreason import update as updates
 from jaxreason.data import tokenizer as tokenizers
-from jaxreason.data.characters import characters
+from jaxreason.data.characters import FILE as CHARACTERS_FILE
+from jaxreason.data.characters import characters, load_characters
 from jaxreason.data.tokenizer import Tokenizer
 from jaxreason.errors import UserError
 from jaxreason.model import weights
@@ -56,8 +58,17 @@ class Run(NamedTuple):
   initial_params: Callable  # () -> params on the mesh
 
 
+class Parts(NamedTuple):
+  """What a run is made of that needs no device."""
+
+  settings: RunSettings
+  rows: Rows
+  tokenizer: Tokenizer
+  config: ModelConfig  # its compute dtype is settled once the platform is known
+
+
 def build(settings: RunSettings, *, devices=None) -> Run:
-  """Makes a `Run`.
+  """Makes a `Run`: `read`, then `place`.
 
   Args:
     settings: of `settings.freeze`.
@@ -66,20 +77,50 @@ def build(settings: RunSettings, *, devices=None) -> Run:
   Raises:
     UserError: one line for what does not fit together.
   """
+  return place(read(settings), devices=devices)
+
+
+def read(settings: RunSettings) -> Parts:
+  """Rows, tokenizer and model sizes: all that can be wrong without a device. Raises UserError for what is."""
   rows = tasks.load(settings.data, problems=settings.evaluation.problems, seed=settings.seed)
   tokenizer = load_tokenizer(settings)
+  return Parts(settings, rows, tokenizer, model_config(settings, tokenizer))
+
+
+def place(parts: Parts, *, devices=None) -> Run:
+  """The parts on a mesh over `devices` (default all), with their programs. Raises UserError for sizes that do not divide."""
+  settings = parts.settings
   mesh = sharding.make_mesh(settings.mesh, devices)
-  sharding.check_divides(mesh, batch=settings.rollout.prompts * settings.rollout.group // settings.train.micro_batches)
-  initial_params, config = load_model(settings, tokenizer, mesh)
+  check_batches(settings, mesh)
+  config = settled(parts.config, settings, mesh)
   sharding.check_divides(
     mesh, heads=config.heads, kv_heads=config.kv_heads, mlp=config.mlp, vocab=config.vocab_size, embed=config.embed
   )
-  return Run(settings, rows, tokenizer, config, mesh, compile_programs(settings, config, mesh), initial_params)
+  programs = compile_programs(settings, config, mesh)
+  return Run(settings, parts.rows, parts.tokenizer, config, mesh, programs, initial_params(settings, config, mesh))
+
+
+def check_batches(settings: RunSettings, mesh) -> None:
+  """Raises UserError unless each micro-batch divides over the mesh's data and fsdp devices."""
+  shards, shape = sharding.batch_shards(mesh), settings.rollout
+  rl, sft = (settings.train.micro_batches * shards, settings.sft.micro_batches * shards)
+  over = f"does not divide over {shards} data devices"
+  if settings.train.steps and (shape.prompts * shape.group) % rl:
+    parts = f" in {settings.train.micro_batches} micro-batches" if settings.train.micro_batches > 1 else ""
+    raise UserError(
+      f"batch of {shape.prompts * shape.group} sequences (prompts={shape.prompts} x group={shape.group}){parts} {over}; "
+      f"make config.rollout.prompts a multiple of {rl // math.gcd(rl, shape.group)}"
+    )
+  if settings.sft.steps and settings.sft.batch % sft:
+    parts = f" in {settings.sft.micro_batches} micro-batches" if settings.sft.micro_batches > 1 else ""
+    raise UserError(f"batch of {settings.sft.batch} demonstrations{parts} {over}; make config.sft.batch a multiple of {sft}")
 
 
 def load_tokenizer(settings: RunSettings) -> Tokenizer:
   """The model's tokenizer, or the task's characters for a model from scratch."""
   source = settings.model.source
+  if source and (Path(source) / CHARACTERS_FILE).is_file():  # an exported run whose tokenizer was ours
+    return load_characters(source)
   if source:
     return tokenizers.from_transformers(_room(source).tokenizer(source))
   alphabet = tasks.alphabet(settings.data)
@@ -90,28 +131,32 @@ def load_tokenizer(settings: RunSettings) -> Tokenizer:
   return characters(alphabet)
 
 
-def load_model(settings: RunSettings, tokenizer: Tokenizer, mesh) -> tuple[Callable, ModelConfig]:
-  """(a function that gives float32 parameters on the mesh, the model's configuration)."""
+def model_config(settings: RunSettings, tokenizer: Tokenizer) -> ModelConfig:
+  """The model's sizes and switches, without reading its weights."""
   chosen = settings.model
-  dtype = chosen.compute_dtype
-  if dtype == "auto":
-    dtype = "float32" if mesh.devices.flat[0].platform == "cpu" else "bfloat16"
+  dtype = "float32" if chosen.compute_dtype == "auto" else chosen.compute_dtype
   switches = {"compute_dtype": dtype, "remat": chosen.remat}
-  if not chosen.source:
-    config = ModelConfig(
-      vocab_size=tokenizer.vocab_size, embed=chosen.embed, layers=chosen.layers, heads=chosen.heads, kv_heads=chosen.kv_heads,
-      head_dim=chosen.head_dim, mlp=chosen.mlp, rope_theta=chosen.rope_theta, **switches,
-    )  # fmt: skip
-    draw = jax.jit(functools.partial(weights.initialize, config), out_shardings=weights.shardings(config, mesh))
-    return (lambda: draw(jax.random.fold_in(jax.random.key(settings.seed), 1))), config
-  return _load_source(chosen.source, switches, mesh)
+  if chosen.source:
+    return dataclasses.replace(_room(chosen.source).read_config(chosen.source), **switches)
+  return ModelConfig(
+    vocab_size=tokenizer.vocab_size, embed=chosen.embed, layers=chosen.layers, heads=chosen.heads, kv_heads=chosen.kv_heads,
+    head_dim=chosen.head_dim, mlp=chosen.mlp, rope_theta=chosen.rope_theta, **switches,
+  )  # fmt: skip
 
 
-def _load_source(source: str, switches: dict, mesh) -> tuple[Callable, ModelConfig]:
-  room = _room(source)
-  config = dataclasses.replace(room.read_config(source), **switches)
-  shardings = weights.shardings(config, mesh)
-  return (lambda: room.load(source, dtype=jnp.float32, shardings=shardings)[0]), config
+def settled(config: ModelConfig, settings: RunSettings, mesh) -> ModelConfig:
+  """The configuration with compute dtype "auto" settled: bfloat16 on accelerators."""
+  fast = settings.model.compute_dtype == "auto" and mesh.devices.flat[0].platform != "cpu"
+  return dataclasses.replace(config, compute_dtype="bfloat16") if fast else config
+
+
+def initial_params(settings: RunSettings, config: ModelConfig, mesh) -> Callable:
+  """A function that gives the float32 parameters a run begins with, on the mesh: read, or drawn at random."""
+  source, shardings = settings.model.source, weights.shardings(config, mesh)
+  if source:
+    return lambda: _room(source).load(source, dtype=jnp.float32, shardings=shardings)[0]
+  draw = jax.jit(functools.partial(weights.initialize, config), out_shardings=shardings)
+  return lambda: draw(jax.random.fold_in(jax.random.key(settings.seed), 1))
 
 
 def _room(source: str):

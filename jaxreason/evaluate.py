@@ -4,6 +4,8 @@ What enters: parameters and held-out rows. What leaves: the numbers and the samp
 sampled (the training temperature, several) go through the same programs and the same verifiers as training does.
 """
 
+import math
+
 import jax
 import numpy as np
 
@@ -12,6 +14,7 @@ from jaxreason.collect import Sample, judged_wave, manners
 from jaxreason.data.prompts import pack_prompts
 from jaxreason.rewards.pool import VerifierPool
 from jaxreason.rollout import engine
+from jaxreason.sharding import batch_shards
 
 
 def evaluate(
@@ -33,7 +36,8 @@ def evaluate(
   """
   shape = run.settings.rollout
   # Waves of the training shape reuse its compiled decode; the last one is filled up with repeats that are not counted.
-  prompts = max(1, shape.prompts * shape.group // samples)
+  whole = batch_shards(run.mesh) // math.gcd(batch_shards(run.mesh), samples)  # prompts whose samples fill every device alike
+  prompts = max(1, shape.prompts * shape.group // samples // whole) * whole
   prepared = run.programs.rollout.prepare(params)
   root = jax.random.fold_in(jax.random.key(run.settings.seed), 3)
   found: list[Sample] = []
