@@ -81,11 +81,14 @@ def watching(settings: RunSettings, config: ModelConfig, workdir: str | os.PathL
     if not skipped and broken is None and all(map(math.isfinite, numbers.values())):
       return
     path = dump(Path(workdir) / f"bad_step_{step}.npz", taken)
-    if broken is not None and not skipped:  # they were finite before: the update itself wrote this
-      found = str(broken._replace(program=PROGRAMS[phase], place=f"wrote {broken.place}"))
+    program = PROGRAMS[phase]
+    told = ", ".join(f"{name} is {value}" for name, value in numbers.items() if not math.isfinite(value)) or "it was skipped"
+    if skipped:
+      found = str(explain(taken) or f"{program}: {told}, and all is finite when run again")
+    elif broken is not None:  # they were finite before: the update itself wrote this
+      found = f"{program}: wrote {broken.place}, which {broken.value}"
     else:
-      names = ", ".join(name for name, value in numbers.items() if not math.isfinite(value)) or "the gradient"
-      found = str(explain(taken) or f"{PROGRAMS[phase]}: {names} not finite, and all is finite when run again")
+      found = f"{program}: {told}, and the parameters it left are finite"
     raise BadStep(f"step {step} ({phase}): {found}; look again with `jaxreason train --replay={path}`")
 
   return watch

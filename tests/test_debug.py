@@ -145,5 +145,5 @@ def test_watching_stops_at_the_bad_step_only(sound, tmp_path):
     look(with_batch(sound, "behavior_logprobs", (3, 1), -np.inf), 1)
   with pytest.raises(debug.BadStep, match="update: wrote parameter blocks/up of layer 1"):
     look(planted(sound, "up", (1, 0, 0), jnp.inf), 0)
-  with pytest.raises(debug.BadStep, match="kl not finite, and all is finite when run again"):
+  with pytest.raises(debug.BadStep, match="update: kl is nan, and the parameters it left are finite"):
     look(sound, 0, kl=jnp.float32(jnp.nan))

@@ -30,8 +30,9 @@ def command(arguments: argparse.Namespace) -> int:
   samples = arguments.samples or (1 if greedy else chosen.settings.evaluation.samples)
   rewards = chosen.settings.rewards
   with display({}, quiet=arguments.quiet, stream=sys.stderr if arguments.json else sys.stdout) as show:
+    parts = build.read(chosen.settings)
     devices = platforms.start(arguments.platform, show.say)
-    run = build.build(chosen.settings, devices=devices)
+    run = build.place(parts, devices=devices)
     rows = {"test": run.rows.test, "validation": run.rows.validation}[arguments.split][: arguments.limit]
     name = arguments.model or f"step {chosen.step} of {arguments.workdir}"
     show.say(f"{name}: {len(rows)} {arguments.split} problems, {samples} samples each, on {platforms.described(devices)}")

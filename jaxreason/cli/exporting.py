@@ -26,8 +26,7 @@ def command(arguments: argparse.Namespace) -> int:
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
     raise UserError(f"--output expected a new or empty directory, got {output}, which is in use; choose another or remove it")
   with display({}, quiet=arguments.quiet) as show:
-    devices = platforms.start(arguments.platform, show.say)
-    policy = source.open_policy(chosen, devices)
+    policy = source.open_policy(chosen, lambda: platforms.start(arguments.platform, show.say))
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(arguments.dtype)), policy.params)
     try:
       hf.save(params, policy.config, output, tokenizer=policy.tokenizer)

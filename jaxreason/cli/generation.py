@@ -33,8 +33,7 @@ def command(arguments: argparse.Namespace) -> int:
   if not prompt:
     raise UserError("--prompt expected some text, got none; give it as --prompt=TEXT or on standard input")
   with display({}, quiet=arguments.quiet, stream=sys.stderr) as show:
-    devices = platforms.start(arguments.platform, show.say)
-    policy = source.open_policy(chosen, devices)
+    policy = source.open_policy(chosen, lambda: platforms.start(arguments.platform, show.say))
     sampling = engine.uniform_sampling(1, temperature=arguments.temperature, **_truncation(arguments, shape))
     ids = complete(policy, prompt, sampling, budget=budget, shape=shape, seed=arguments.seed)
   print(policy.tokenizer.decode(ids))

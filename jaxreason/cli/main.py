@@ -32,6 +32,7 @@ Any setting of jaxreason/settings.py is changed with --config.SECTION.NAME=VALUE
 def run() -> None:
   """The console script: exits with what `main` returns."""
   warnings.formatwarning = lambda message, *_, **__: f"jaxreason: warning: {message}\n"
+  os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it regrets that PyTorch is missing; we do not
   sys.exit(main(sys.argv[1:]))
 
 

@@ -6,6 +6,7 @@ programs and parameters. Everything that can be wrong with a run's directory is 
 
 import argparse
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,14 +86,16 @@ def choose(arguments: argparse.Namespace, config: ml_collections.ConfigDict | No
   return Chosen(dataclasses.replace(frozen, model=dataclasses.replace(frozen.model, source=arguments.model)), None, None)
 
 
-def open_policy(chosen: Chosen, devices: list) -> Policy:
-  """The model on one device, without its data."""
+def open_policy(chosen: Chosen, start: Callable[[], list]) -> Policy:
+  """The model on the first of the devices that `start` gives, without its data; what needs no device is checked before."""
   tokenizer = build.load_tokenizer(chosen.settings)
-  mesh = sharding.make_mesh(sharding.MeshSizes(), devices[:1])
-  initial_params, config = build.load_model(chosen.settings, tokenizer, mesh)
+  config = build.model_config(chosen.settings, tokenizer)
+  mesh = sharding.make_mesh(sharding.MeshSizes(), start()[:1])
+  config = build.settled(config, chosen.settings, mesh)
   programs = build.compile_programs(chosen.settings, config, mesh)
-  params = initial_params() if chosen.directory is None else restored(chosen, config, mesh)
-  return Policy(tokenizer, config, mesh, programs, params)
+  if chosen.directory is None:
+    return Policy(tokenizer, config, mesh, programs, build.initial_params(chosen.settings, config, mesh)())
+  return Policy(tokenizer, config, mesh, programs, restored(chosen, config, mesh))
 
 
 def params_of(chosen: Chosen, run: Run) -> weights.Params:

@@ -6,7 +6,6 @@ What enters: a config, a working directory, or both. What leaves: in the directo
 """
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import math
@@ -52,10 +51,11 @@ def command(arguments: argparse.Namespace, *, supervised_only: bool) -> int:
   chosen, workdir = choose(arguments, supervised_only)
   check_workdir(workdir, chosen)
   totals = {name: steps for name, steps in (("sft", chosen.sft.steps), ("train", chosen.train.steps)) if steps}
+  parts = build.read(chosen)
   with display(totals, quiet=arguments.quiet) as show:
     devices = platforms.start(arguments.platform, show.say)
     devices = devices[:1] if arguments.debug else devices
-    run = build.build(chosen, devices=devices)
+    run = build.place(parts, devices=devices)
     introduce(run, workdir, show)
     watch = debug.watching(chosen, run.config, workdir) if arguments.debug else None
     status, found = guarded(lambda: train(run, workdir, show=show, watch=watch), eager=arguments.eager)
@@ -174,26 +174,23 @@ def conclude(found: dict, chosen: RunSettings, workdir: Path, devices: list, sho
 
 
 def guarded(call: Callable[[], dict], *, eager: bool) -> tuple[int, dict]:
-  """(exit status, what the call returned): steps that are not finite are told in one line, and `eager` opens the debugger."""
-  mode = contextlib.ExitStack()
+  """(exit status, what the call returned): numbers that are not finite are told in one line; `eager` takes jit away and opens
+  the debugger where an exception was raised, on a terminal."""
   try:
-    with mode:
-      if eager:
-        mode.enter_context(jax.disable_jit())
-        mode.enter_context(jax.debug_nans(True))
+    with jax.disable_jit(eager):
       return 0, call()
   except UserError:
     raise
-  except (debug.BadStep, FloatingPointError) as error:
-    if eager and sys.stdin.isatty():
-      return _post_mortem(error), {}
-    place = "" if isinstance(error, debug.BadStep) else f", first in {_place(error)}"
-    print(f"jaxreason: {' '.join(str(error).split())}{place}", file=sys.stderr)
-    return 1, {}
+  except debug.BadStep as error:
+    return _told(str(error)), {}
   except Exception as error:
-    if not (eager and sys.stdin.isatty()):
-      raise
-    return _post_mortem(error), {}
+    if eager and sys.stdin.isatty():
+      traceback.print_exception(error)
+      pdb.post_mortem(error.__traceback__)
+      return 1, {}
+    if isinstance(error, FloatingPointError):
+      return _told(f"{error}, {_place(error)}"), {}
+    raise
 
 
 def replay(arguments: argparse.Namespace) -> int:
@@ -208,7 +205,9 @@ def replay(arguments: argparse.Namespace) -> int:
       taken = debug.load(arguments.replay)
       how = "one operation at a time" if arguments.eager else "compiled"
       show.say(f"step {taken.step} ({taken.phase}) on {platforms.described(devices[:1])}, {how}")
-      status, numbers = guarded(lambda: debug.replay(taken), eager=arguments.eager)
+      # One by one, JAX can say which operation gave the first NaN; compiled, only that one came out.
+      with jax.debug_nans(arguments.eager):
+        status, numbers = guarded(lambda: debug.replay(taken), eager=arguments.eager)
       for name, value in numbers.items():
         show.say(f"  {name} {value:g}")
       found = debug.explain(taken)
@@ -216,9 +215,8 @@ def replay(arguments: argparse.Namespace) -> int:
   return 1 if found or status else 0
 
 
-def _post_mortem(error: Exception) -> int:
-  traceback.print_exception(error)
-  pdb.post_mortem(error.__traceback__)
+def _told(line: str) -> int:
+  print(f"jaxreason: {' '.join(line.split())}", file=sys.stderr)
   return 1
 
 
@@ -227,4 +225,5 @@ def _place(error: Exception) -> str:
   package = str(Path(build.__file__).parent)
   frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(package)]
   last = frames[-1]
-  return f"{os.path.relpath(last.filename, os.path.dirname(package))} line {last.lineno}, {last.name}: {last.line}"
+  where = os.path.relpath(last.filename, os.path.dirname(package))
+  return f"in {where} line {last.lineno} or the backward pass of what it calls: {last.line}"
