@@ -21,10 +21,17 @@ STOP = 2
 
 
 @functools.cache
-def params(config: ModelConfig = CONFIG, seed: int = 0, scale: float = 1.0):
-  """Random parameters; `scale` stretches the embedding, so that a tied model has sharper opinions."""
-  made = jax.jit(functools.partial(weights.initialize, config))(jax.random.key(seed))
-  return made.replace(embedding=made.embedding * scale)
+def params(config: ModelConfig = CONFIG, seed: int = 0) -> weights.Params:
+  """Random parameters, numpy arrays. Biases and norms are not the zeros and ones that a real model starts with."""
+  generator = np.random.default_rng(seed)
+  table = weights.weights(config)
+
+  def draw(weight):
+    noise = generator.normal(size=weight.shape)
+    value = 1 + 0.1 * noise if weight.init is None else (weight.init or 0.1) * noise
+    return value.astype(np.float32)
+
+  return jax.tree.map(draw, table, is_leaf=lambda leaf: isinstance(leaf, weights.Weight))
 
 
 def tokens(seed: int, *shape: int) -> np.ndarray:

@@ -121,7 +121,7 @@ def _is_weight(leaf) -> bool:
 
 
 def initialize(config: ModelConfig, key: jax.Array, dtype=jnp.float32) -> Params:
-  """Random parameters: each leaf drawn from its own key, so that adding a weight changes no other."""
+  """Random parameters: each leaf drawn from a key of its own, numbered by its place in the table."""
   table, treedef = jax.tree.flatten(weights(config), is_leaf=_is_weight)
 
   def draw(index, weight):
