@@ -62,10 +62,7 @@ def rows_from(
   """
   if limit is not None and limit < 1:
     raise UserError(f"expected a limit of at least 1 row, got {limit}; leave it out for all rows")
-  places = {place for _, place in _PLACES.findall(template or "{prompt}") if place}
-  if not places:
-    raise UserError(f"expected {{prompt}} or a {{column}} in the template, got {template!r}")
-  needed = {prompt if place == "prompt" else place for place in places} | {answer} | ({demonstration} - {None})
+  needed = {prompt if place == "prompt" else place for place in _places(template)} | {answer} | ({demonstration} - {None})
   rows: list[dict] = []
   faults: list[tuple[str, str]] = []
   columns: dict[str, None] = {}
@@ -87,6 +84,14 @@ def rows_from(
       break
   _report(source, rows, faults, columns, needed)
   return rows
+
+
+def _places(template: str | None) -> set[str]:
+  """The names in braces; a template without any would make every prompt the same."""
+  places = {place for _, place in _PLACES.findall(template or "{prompt}") if place}
+  if not places:
+    raise UserError(f"expected {{prompt}} or a {{column}} in the template, got {template!r}")
+  return places
 
 
 def _report(source, rows: list, faults: list[tuple[str, str]], columns: Mapping[str, None], needed: set[str]) -> None:
