@@ -9,7 +9,15 @@ import pytest
 
 def quickstart(workdir, *overrides) -> dict:
   """Results of the quickstart as a user runs it."""
-  command = [sys.executable, "-m", "jaxreason.cli.main", "train", "--config=quickstart", f"--workdir={workdir}", "--platform=cpu"]
+  command = [
+    sys.executable,
+    "-m",
+    "jaxreason.cli.main",
+    "train",
+    "--config=quickstart",
+    f"--workdir={workdir}",
+    "--platform=cpu",
+  ]
   subprocess.run([*command, *overrides], check=True)
   return json.loads((workdir / "results.json").read_text())
 

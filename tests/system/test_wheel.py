@@ -53,7 +53,11 @@ def test_a_run_from_the_wheel_outside_any_checkout(installed, tmp_path):
 @pytest.mark.system
 def test_doctor_from_the_wheel_finds_nothing_wrong(installed, tmp_path):
   done = subprocess.run(
-    [installed[1] / "jaxreason", "doctor", "--json", "--platform=cpu"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    [installed[1] / "jaxreason", "doctor", "--json", "--platform=cpu"],
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    timeout=120,
   )
   assert done.returncode == 0, done.stdout + done.stderr
   assert isinstance(json.loads(done.stdout), dict)
