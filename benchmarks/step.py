@@ -47,8 +47,8 @@ def main() -> None:
   params, rate = run.initial_params(), matmul_rate()
   size, rows, prompt = weights.count(run.config), shape.prompts * shape.group, 24
   wave = engine.Wave(
-    np.full((shape.prompts, prompt), 3, np.int32), np.full(shape.prompts, 20, np.int32), np.arange(shape.prompts, dtype=np.int32),
-    shape.group, shape.max_new_tokens,
+    np.full((shape.prompts, prompt), 3, np.int32), np.full(shape.prompts, 20, np.int32),
+    np.arange(shape.prompts, dtype=np.int32), shape.group, shape.max_new_tokens,
   )  # fmt: skip
 
   def rollout():
