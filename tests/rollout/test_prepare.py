@@ -1,0 +1,35 @@
+"""Laws of the rollout's copy of the weights: the same numbers, in fewer and larger matrices of the compute dtype."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import tiny
+
+from jaxreason.model import decoder
+from jaxreason.rollout.prepare import prepare_rollout_params
+
+CONFIG = dataclasses.replace(tiny.CONFIG, qkv_bias=True, qk_norm=True, tie_embeddings=False)
+
+
+def test_blocks_are_separate_and_hold_the_same_numbers():
+  params = tiny.params(CONFIG)
+  made = prepare_rollout_params(params, CONFIG)
+  assert isinstance(made.blocks, tuple)
+  for index, block in enumerate(made.blocks):
+    old = decoder.layer(params.blocks, index)
+    np.testing.assert_array_equal(block.query_key_value, np.concatenate([old.query, old.key, old.value]))
+    np.testing.assert_array_equal(block.gate_up, np.stack([old.gate, old.up]))
+    assert block.query is block.key is block.value is block.gate is block.up is None
+    np.testing.assert_array_equal(block.output, old.output)
+    np.testing.assert_array_equal(block.query_bias, old.query_bias)
+
+
+def test_matrices_are_cast_and_norms_and_biases_are_not():
+  config = dataclasses.replace(CONFIG, compute_dtype="bfloat16")
+  made = jax.eval_shape(lambda params: prepare_rollout_params(params, config), tiny.params(CONFIG))
+  block = made.blocks[0]
+  assert {
+    x.dtype.name for x in (made.embedding, made.head, block.query_key_value, block.gate_up, block.output, block.down)
+  } == {"bfloat16"}
+  assert {x.dtype.name for x in (made.final_norm, block.attention_norm, block.query_bias, block.key_norm)} == {"float32"}
