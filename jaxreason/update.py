@@ -53,13 +53,13 @@ def update(
   gradients, stats = value_and_gradients(
     state.params, batch, temperature, config=config, objective=objective, micro_batches=micro_batches, chunk_tokens=chunk_tokens
   )
-  norm = optax.global_norm(gradients)
+  norm = optax.tree.norm(gradients)
   finite = jnp.isfinite(norm) & jnp.isfinite(stats["loss"])
   updates, opt_state = transformation.update(gradients, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
   skipped = (~finite).astype(jnp.int32)
-  stats |= {"grad_norm": norm, "update_norm": optax.global_norm(updates), "skipped": skipped.astype(jnp.float32)}
+  stats |= {"grad_norm": norm, "update_norm": optax.tree.norm(updates), "skipped": skipped.astype(jnp.float32)}
   state = state.replace(
     params=keep(params, state.params),
     opt_state=keep(opt_state, state.opt_state),

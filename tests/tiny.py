@@ -58,7 +58,7 @@ def batch(seed: int = 0, rows: int = 8, prompt: int = 6, completion: int = 5, re
 
 
 @functools.cache
-def optimizer(settings: OptimizerConfig = OptimizerConfig(peak_lr=1e-2), steps: int = 10, config: ModelConfig = CONFIG):
+def optimizer(settings: OptimizerConfig = OptimizerConfig(peak_lr=1e-3), steps: int = 10, config: ModelConfig = CONFIG):
   """The transformation of a tiny model."""
   return transformation(settings, steps, weights.decays(config))
 
@@ -68,7 +68,7 @@ def update(
   objective=objectives.Objective(),
   micro_batches: int = 1,
   chunk_tokens: int = 1024,
-  settings: OptimizerConfig = OptimizerConfig(peak_lr=1e-2),
+  settings: OptimizerConfig = OptimizerConfig(peak_lr=1e-3),
 ):
   """The jitted update of a tiny model, its state donated."""
   step = functools.partial(
