@@ -191,6 +191,16 @@ def test_stats_begin_anew_after_a_reset(pool_of):
     assert pool.stats() == {"verifiers": {}, "workers": {}}
 
 
+def test_a_large_trainer_does_not_wear_out_its_workers():
+  # A child's ru_maxrss starts at its parent's peak, so a worker that looked there was retired after every item.
+  large = bytearray(300 * 2**20)
+  large[::4096] = b"x" * len(large[::4096])
+  with VerifierPool(workers=1, memory_mb=512) as pool:
+    pool.score([{"verifier": "chain", "response": f"#{i}", "answer": str(i)} for i in range(20)])
+    workers = pool.stats()["workers"]
+  assert workers["started"] == 1 and not workers.get("recycled")
+
+
 def test_workers_are_recycled_and_nothing_is_lost(pool_of, monkeypatch):
   monkeypatch.setattr("jaxreason.rewards.pool._RECYCLE_AFTER", 10)
   with pool_of(workers=1) as pool:
