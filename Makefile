@@ -46,4 +46,13 @@ $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
 	touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) runs .cache
+	rm -rf $(VENV) .venv-parity runs .cache
+
+# Compares with torch on the real weights, in an environment of its own. TORCH is what pip is given: on Linux PyPI's wheel
+# brings CUDA libraries, and TORCH='torch --index-url URL' with PyTorch's own CPU index is a smaller one.
+TORCH ?= torch==2.13.0
+
+parity:
+	$(MAKE) VENV=.venv-parity .venv-parity/.installed-test smollm2
+	.venv-parity/bin/python -m pip install -q accelerate $(TORCH)
+	.venv-parity/bin/python -m pytest -m parity -s tests/parity
