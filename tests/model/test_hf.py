@@ -374,7 +374,7 @@ def test_two_processes_read_only_their_slices_and_export_together(tmp_path):
   processes = [
     run(
       Path(__file__).with_name("hf_two_processes.py"), number, port, tmp_path / "in", tmp_path / "out",
-      PYTHONPATH=".", XLA_FLAGS="--xla_force_host_platform_device_count=2",
+      PYTHONPATH=".", JAX_NUM_CPU_DEVICES="2",
     )
     for number in range(2)
   ]  # fmt: skip
