@@ -3,6 +3,8 @@
 B sequences = P prompts x G samples, T completion tokens.
 """
 
+import contextlib
+import dataclasses
 import functools
 
 import jax
@@ -15,6 +17,7 @@ from jaxreason.model.config import ModelConfig
 from jaxreason.optimizer import OptimizerConfig, transformation
 from jaxreason.records import Batch
 from jaxreason.rollout import engine, prepare, programs
+from jaxreason.settings import RunSettings
 
 CONFIG = ModelConfig(vocab_size=24, embed=32, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=48)
 STOP = 2
@@ -78,13 +81,49 @@ def update(
   return jax.jit(step, donate_argnums=0)
 
 
+def settings(**changes) -> RunSettings:
+  """Settings of a run whose model is tiny; `build.compile_programs` takes the model's own configuration beside them."""
+  return dataclasses.replace(RunSettings(optimizer=OptimizerConfig(peak_lr=1e-3)), **changes)
+
+
+def gradients(state):
+  """The gradients of a state's first update, before which the moments were zero: Adam's first moment over 1 - b1."""
+  moments = [leaf for leaf in jax.tree.leaves(state.opt_state, is_leaf=is_params) if is_params(leaf)]
+  return jax.tree.map(lambda moment: moment / 0.1, moments[0])
+
+
+def is_params(leaf) -> bool:
+  """Whether a node of a state is a tree of parameters, or of moments in its structure."""
+  return isinstance(leaf, weights.Params)
+
+
+_compiled: list[str] = []
+jax.monitoring.register_event_duration_secs_listener(
+  lambda event, seconds, **about: _compiled.append(about["fun_name"]) if event.endswith("backend_compile_duration") else None
+)
+
+
+@contextlib.contextmanager
+def compilations():
+  """A list that is filled with the names of the programs compiled inside, such as `jit(decode)`."""
+  found, before = [], len(_compiled)
+  yield found
+  found += _compiled[before:]
+
+
 @functools.cache
 def rollout_programs(config: ModelConfig = CONFIG) -> engine.RolloutPrograms:
   """The jitted rollout of a tiny model."""
-  decode = lambda params, state, *, steps, truncate: programs.decode(params, config, state, steps=steps, truncate=truncate)
+
+  def prefill(params, prompts, lengths):
+    return programs.prefill(params, config, prompts, lengths)
+
+  def decode(params, state, *, steps, truncate):
+    return programs.decode(params, config, state, steps=steps, truncate=truncate)
+
   return engine.RolloutPrograms(
     prepare=jax.jit(functools.partial(prepare.prepare_rollout_params, config=config)),
-    prefill=jax.jit(lambda params, prompts, lengths: programs.prefill(params, config, prompts, lengths)),
+    prefill=jax.jit(prefill),
     begin=jax.jit(programs.begin, static_argnames=("group", "budget", "slots")),
     grow=jax.jit(programs.grow, static_argnames="slots"),
     decode=jax.jit(decode, static_argnames=("steps", "truncate"), donate_argnums=1),

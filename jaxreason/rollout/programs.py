@@ -97,9 +97,7 @@ def begin(
     stop=jnp.full((B,), RUNNING, jnp.int32),
     version=jnp.asarray(version, jnp.int32),
   )
-  rows = ("batch",)
-  split = lambda x: shard(x, rows + (None,) * (x.ndim - 1)) if x.ndim and x.shape[0] == B else x
-  return jax.tree.map(split, grow(state, slots=slots))
+  return grow(state, slots=slots)
 
 
 def grow(state: DecodeState, *, slots: int) -> DecodeState:
@@ -112,7 +110,7 @@ def grow(state: DecodeState, *, slots: int) -> DecodeState:
     values=tuple(wide(x) for x in cache.values),
     positions=jnp.pad(cache.positions, ((0, 0), (0, more)), constant_values=-1),
   )
-  return state.replace(cache=cache)
+  return _placed(state.replace(cache=cache))
 
 
 def decode(params: Params, config: ModelConfig, state: DecodeState, *, steps: int, truncate: bool) -> DecodeState:
@@ -125,7 +123,20 @@ def decode(params: Params, config: ModelConfig, state: DecodeState, *, steps: in
     steps: static K.
     truncate: static, whether any slot uses top-p, top-k or min-p.
   """
-  return jax.lax.fori_loop(0, steps, lambda _, state: _step(params, config, state, truncate), state)
+  return _placed(jax.lax.fori_loop(0, steps, lambda _, state: _step(params, config, state, truncate), state))
+
+
+def _placed(state: DecodeState) -> DecodeState:
+  """The state spread over the mesh: slots over the batch axes, the cache's heads over theirs.
+
+  Every program hands it on in this layout, so that none is compiled a second time for the layout of another's result.
+  """
+  spread = jax.tree.map(lambda x: shard(x, _AXES[x.ndim]), state.replace(stop_ids=None))
+  return spread.replace(stop_ids=shard(state.stop_ids, (None,)))
+
+
+# Of the state's arrays by their rank: the version, [B], [B, T] or [B, S], and [B, K, S, H] of the cache.
+_AXES = {0: (), 1: ("batch",), 2: ("batch", None), 4: ("batch", "kv_heads", None, None)}
 
 
 def _step(params, config, state: DecodeState, truncate: bool) -> DecodeState:

@@ -17,7 +17,7 @@ from jaxreason.assemble import join
 from jaxreason.errors import UserError
 from jaxreason.model import decoder
 from jaxreason.records import BUDGET, RUNNING, STOP_TOKEN
-from jaxreason.rollout import engine, programs
+from jaxreason.rollout import engine
 
 P, TP, T = 4, 6, 10
 PROMPTS = tiny.tokens(0, P, TP)
@@ -230,34 +230,17 @@ def test_a_truncated_sampler_records_the_mass_that_it_kept():
 
 
 def test_two_waves_compile_each_program_once_per_bucket():
-  """Other prompts, lengths, temperatures, versions and keys, but the same shapes: nothing is traced or compiled again."""
-  traces = []
+  """Other prompts, lengths, temperatures, versions and stop tokens, but the same shapes: nothing is compiled again.
 
-  def counted(name, function, **options):
-    def tracing(*args, **kwargs):
-      traces.append((name, kwargs.get("slots")))
-      return function(*args, **kwargs)
-
-    return jax.jit(tracing, **options)
-
-  config = tiny.CONFIG
-  made = engine.RolloutPrograms(
-    prepare=tiny.rollout_programs().prepare,
-    prefill=counted("prefill", lambda params, prompts, lengths: programs.prefill(params, config, prompts, lengths)),
-    begin=counted("begin", programs.begin, static_argnames=("group", "budget", "slots")),
-    grow=counted("grow", programs.grow, static_argnames="slots"),
-    decode=counted(
-      "decode", lambda params, state, steps, truncate: programs.decode(params, config, state, steps=steps, truncate=truncate),
-      static_argnames=("steps", "truncate"), donate_argnums=1,
-    ),
-  )  # fmt: skip
-  rollout(made=made, bucket=4, stop_ids=(-1, -1, -1))
-  first = list(traces)
-  # 6 prompt columns and 4, 8 or 10 tokens need 12, 16 and 16 slots: two buckets.
-  assert first == [("prefill", None), ("begin", 12), ("decode", None), ("grow", 16), ("decode", None)]
-  rollout(rows=[1, 3, 2, 0], made=made, bucket=4, temperature=0.6, version=9)
-  assert traces == first
-  assert made.decode._cache_size() == 2
+  6 prompt columns and 4, 8 or 10 tokens need 12, 16 and 16 slots: two buckets.
+  """
+  tiny.rollout_programs.cache_clear()
+  with tiny.compilations() as compiled:
+    rollout(bucket=4, stop_ids=(-1, -1, -1))
+  assert sorted(compiled) == ["jit(begin)", "jit(decode)", "jit(decode)", "jit(grow)", "jit(prefill)"]
+  with tiny.compilations() as compiled:
+    rollout(rows=[1, 3, 2, 0], bucket=4, temperature=0.6, version=9)
+  assert compiled == []
 
 
 def test_the_width_of_a_batch_is_a_bucket_within_the_budget():

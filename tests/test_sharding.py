@@ -1,0 +1,181 @@
+"""Laws of sharding: eight devices, or two processes, compute what one does, and hold only their parts."""
+
+import functools
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from jaxreason import build, sharding
+from jaxreason.errors import UserError
+from jaxreason.model import weights
+from jaxreason.rollout import engine
+from jaxreason.sharding import MeshSizes
+
+MESHES = {"8x1x1": MeshSizes(8, 1, 1), "2x2x2": MeshSizes(2, 2, 2), "1x4x2": MeshSizes(1, 4, 2)}
+ONE = MeshSizes(1, 1, 1)
+meshes = pytest.mark.parametrize("sizes", MESHES.values(), ids=MESHES)
+
+
+def mesh_of(sizes):
+  count = sizes.data * sizes.fsdp * sizes.tensor
+  return sharding.make_mesh(sizes, jax.devices()[:count])
+
+
+@functools.cache
+def programs(sizes):
+  return build.compile_programs(tiny.settings(), tiny.CONFIG, mesh_of(sizes))
+
+
+def placed(sizes):
+  """The tiny parameters on a mesh."""
+  return jax.device_put(tiny.params(), weights.shardings(tiny.CONFIG, mesh_of(sizes)))
+
+
+@functools.cache
+def updated(sizes):
+  """(state, stats) after one update."""
+  with jax.set_mesh(mesh_of(sizes)):
+    return programs(sizes).update(programs(sizes).start_rl(placed(sizes)), tiny.batch(), 1.0)
+
+
+def check_same_update(gradients, loss):
+  expected, stats = updated(ONE)
+  for got, leaf in zip(jax.tree.leaves(gradients), jax.tree.leaves(tiny.gradients(expected)), strict=True):
+    leaf = np.asarray(leaf)
+    assert np.linalg.norm(np.asarray(got) - leaf) <= 1e-5 * np.linalg.norm(leaf)
+  assert loss == pytest.approx(float(stats["loss"]), rel=1e-5)
+
+
+@meshes
+def test_a_sharded_update_is_that_of_one_device(sizes):
+  state, stats = updated(sizes)
+  check_same_update(tiny.gradients(state), stats["loss"])
+
+
+@meshes
+def test_parameters_and_moments_are_held_in_parts(sizes):
+  """Each leaf is laid out as the table of weights says, before and after an update, and so are both moments."""
+  mesh, (state, _) = mesh_of(sizes), updated(sizes)
+  expected = weights.shardings(tiny.CONFIG, mesh)
+  trees = [leaf for leaf in jax.tree.leaves(state, is_leaf=tiny.is_params) if tiny.is_params(leaf)]
+  assert len(trees) == 3
+  for tree in trees:
+    for leaf, where in zip(jax.tree.leaves(tree), jax.tree.leaves(expected), strict=True):
+      assert leaf.sharding.is_equivalent_to(where, leaf.ndim)
+      assert leaf.addressable_shards[0].data.shape == where.shard_shape(leaf.shape)
+  held = sum(leaf.addressable_shards[0].data.size for leaf in jax.tree.leaves(state.params))
+  assert held < 1.1 * weights.count(tiny.CONFIG) / (sizes.fsdp * sizes.tensor)
+
+
+def test_a_second_update_compiles_nothing():
+  sizes = MESHES["2x2x2"]
+  with jax.set_mesh(mesh_of(sizes)):
+    state, _ = programs(sizes).update(programs(sizes).start_rl(placed(sizes)), tiny.batch(1), 1.0)
+    with tiny.compilations() as compiled:
+      programs(sizes).update(state, tiny.batch(2), 0.7)
+  assert compiled == []
+
+
+PROMPTS, LENGTHS = tiny.tokens(3, 8, 5), np.array([5, 1, 2, 3, 4, 5, 2, 1], np.int32)
+
+
+def rollout(sizes, prompts, group):
+  with jax.set_mesh(mesh_of(sizes)):
+    made = programs(sizes).rollout
+    wave = engine.Wave(PROMPTS[:prompts], LENGTHS[:prompts], np.arange(prompts, dtype=np.int32), group, 6)
+    state = engine.run(
+      made, made.prepare(placed(sizes)), wave, engine.uniform_sampling(prompts * group, temperature=0.9),
+      root=jax.random.key(0), version=0, stop_ids=(2, 12, 19), chunk=3, cache_bucket=16, on_finished=lambda *event: None,
+    )  # fmt: skip
+  return state
+
+
+@meshes
+def test_a_sharded_rollout_writes_the_tokens_of_one_device(sizes):
+  with tiny.compilations() as compiled:
+    got = rollout(sizes, 8, 2)
+  assert compiled.count("jit(decode)") == 1
+  expected = rollout(ONE, 8, 2)
+  for name in ("tokens", "lengths", "stop"):
+    np.testing.assert_array_equal(getattr(got, name), getattr(expected, name))
+  np.testing.assert_allclose(got.logprobs, expected.logprobs, atol=1e-5)
+  parts = sizes.data * sizes.fsdp
+  assert got.cache.keys[0].sharding.shard_shape(got.cache.keys[0].shape)[0] == 16 // parts
+
+
+def test_fewer_prompts_than_devices_are_enough_when_their_samples_divide():
+  got, expected = rollout(MESHES["8x1x1"], 2, 8), rollout(ONE, 8, 2)
+  np.testing.assert_array_equal(np.asarray(got.tokens)[[0, 1, 8, 9]], expected.tokens[:4])
+
+
+def test_two_processes_make_the_update_of_one(tmp_path):
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = str(free.getsockname()[1])
+  here = Path(__file__).parent
+  environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "PYTHONPATH": f"{here.parent}{os.pathsep}{here}"}
+  command = [sys.executable, str(here / "two_processes.py")]
+  both = [
+    subprocess.Popen(
+      [*command, str(number), port, str(tmp_path / "result.npz")],
+      env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )
+    for number in range(2)
+  ]  # fmt: skip
+  try:
+    told = [process.communicate(timeout=180)[0] for process in both]
+  finally:
+    for process in both:
+      process.kill()
+  assert [process.returncode for process in both] == [0, 0], "\n".join(told)
+  found = np.load(tmp_path / "result.npz")
+  assert found["devices"] == 4
+  check_same_update([found[name] for name in found.files if name.startswith("arr_")], found["loss"])
+
+
+def test_one_axis_takes_the_devices_that_are_left():
+  assert sharding.resolve(MeshSizes(), 8) == (8, 1, 1)
+  assert sharding.resolve(MeshSizes(data=-1, fsdp=2, tensor=2), 8) == (2, 2, 2)
+  assert sharding.resolve(MeshSizes(data=1, fsdp=-1), 8) == (1, 8, 1)
+  assert sharding.resolve(MeshSizes(2, 2, 2), 8) == (2, 2, 2)
+
+
+@pytest.mark.parametrize(
+  ("sizes", "told"),
+  [
+    (MeshSizes(data=3), "expected to multiply to 8 devices, got 3; make the fixed sizes a divisor of 8"),
+    (MeshSizes(data=-1, tensor=3), "expected to multiply to 8 devices, got 3"),
+    (MeshSizes(data=-1, fsdp=-1), "expected positive with at most one -1"),
+    (MeshSizes(data=0), "expected positive with at most one -1"),
+    (MeshSizes(data=-2), "expected positive with at most one -1"),
+    (MeshSizes(data=16), "expected to multiply to 8 devices, got 16"),
+  ],
+)
+def test_sizes_that_do_not_fit_are_told_in_one_line(sizes, told):
+  with pytest.raises(UserError, match=told) as error:
+    sharding.resolve(sizes, 8)
+  assert "\n" not in str(error.value)
+
+
+def test_sizes_that_do_not_divide_are_told_in_one_line():
+  mesh = mesh_of(MESHES["2x2x2"])
+  sharding.check_divides(mesh, batch=8, heads=4, embed=32, head_dim=7)
+  for name, size, told in (
+    ("batch", 6, r"batch of 6 does not divide over 4 devices .data x fsdp.; make batch a multiple of 4"),
+    ("kv_heads", 3, r"kv_heads of 3 does not divide over 2 devices .tensor."),
+    ("embed", 33, r"embed of 33 does not divide over 2 devices .fsdp."),
+  ):
+    with pytest.raises(UserError, match=told):
+      sharding.check_divides(mesh, **{name: size})
+
+
+def test_without_a_mesh_nothing_is_constrained():
+  x = np.ones((3, 5))
+  assert sharding.shard(x, ("batch", "embed")) is x
