@@ -20,26 +20,8 @@ from jaxreason.errors import UserError, nearest
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
-_PREFIX = "--config."
 
-Overrides = list[tuple[str, str]]
-
-
-def take_overrides(argv: list[str]) -> tuple[list[str], Overrides]:
-  """(the other arguments, [(name, text)]): `--config.a.b=1` and `--config.a.b 1` are taken out of the arguments."""
-  others, overrides, left = [], [], list(argv)
-  while left:
-    argument = left.pop(0)
-    if not argument.startswith(_PREFIX):
-      others.append(argument)
-      continue
-    name, equals, text = argument.removeprefix(_PREFIX).partition("=")
-    if not equals:
-      if not left or left[0].startswith("--"):
-        raise UserError(f"{argument} expected a value, got none; write {argument}=VALUE")
-      text = left.pop(0)
-    overrides.append((name, text))
-  return others, overrides
+Overrides = list[tuple[str, str]]  # (name, text), of `main.take_overrides`
 
 
 def load(source: str, overrides: Overrides) -> ml_collections.ConfigDict:
@@ -158,9 +140,9 @@ def _line_of(error: Exception, path: Path) -> str:
 def _told(error: Exception) -> str:
   """An error in one line; ConfigDict's own, which list the whole config, are put shortly."""
   text = str(error.args[0]) if error.args else ""
-  meant = re.search(r'Did you mean "(.+?)"', text)
+  meant = re.search(r'Did you mean "(.+?)" instead of "(.+?)"', text)
   hint = f" (did you mean {meant[1]!r}?)" if meant else ""
-  unknown = re.search(r'Key "(.+?)" does not exist', text) or re.match(r"'(\w+)'\n", text)
+  unknown = re.search(r'Key "(.+?)" does not exist', text) or re.search(r'instead of "(.+?)"', text)
   if isinstance(error, AttributeError | KeyError) and unknown:
     return f"{unknown[1]!r} is not a setting{hint}"
   cast = re.search(r"field '(\w+)'.*?\. (.*) is of original type <class '(.+?)'> and cannot .*? <class '(.+?)'>", text)

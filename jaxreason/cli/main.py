@@ -5,16 +5,19 @@ one line on standard error), 130 interrupted. Nothing heavy is imported before t
 before the config and the working directory are known to be right.
 """
 
+import _thread
 import argparse
 import errno
+import functools
 import os
 import sys
+import threading
 import warnings
 
 from jaxreason.cli import devices
-from jaxreason.cli.config import Overrides, take_overrides
 from jaxreason.errors import UserError, nearest
 
+_OVERRIDE = "--config."
 _EXAMPLES = """examples:
   jaxreason train --config=quickstart                       train a small model from nothing, in minutes on a CPU
   jaxreason train --config=quickstart --workdir=runs/a --config.optimizer.peak_lr=1e-4
@@ -32,12 +35,18 @@ Any setting of jaxreason/settings.py is changed with --config.SECTION.NAME=VALUE
 def run() -> None:
   """The console script: exits with what `main` returns."""
   warnings.formatwarning = lambda message, *_, **__: f"jaxreason: warning: {message}\n"
-  os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it regrets that PyTorch is missing; we do not
-  sys.exit(main(sys.argv[1:]))
+  sys.unraisablehook = functools.partial(_heed, sys.unraisablehook)
+  status = main(sys.argv[1:])
+  if status == 130:
+    # All is closed and put away by now; waiting for a compilation that was broken off ends in a crash inside XLA.
+    sys.stdout.flush()
+    os._exit(status)
+  sys.exit(status)
 
 
 def main(argv: list[str]) -> int:
   """Runs one command and returns its exit status; only `--help` and `--version` exit by themselves."""
+  os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it regrets that PyTorch is missing; we do not
   try:
     arguments = parse(argv)
     devices.choose(arguments.platform)
@@ -72,6 +81,23 @@ def parse(argv: list[str]) -> argparse.Namespace:
   return arguments
 
 
+def take_overrides(argv: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+  """(the other arguments, [(name, text)]): `--config.a.b=1` and `--config.a.b 1` are taken out of the arguments."""
+  others, overrides, left = [], [], list(argv)
+  while left:
+    argument = left.pop(0)
+    if not argument.startswith(_OVERRIDE):
+      others.append(argument)
+      continue
+    name, equals, text = argument.removeprefix(_OVERRIDE).partition("=")
+    if not equals:
+      if not left or left[0].startswith("--"):
+        raise UserError(f"{argument} expected a value, got none; write {argument}=VALUE")
+      text = left.pop(0)
+    overrides.append((name, text))
+  return others, overrides
+
+
 class _Parser(argparse.ArgumentParser):
   """argparse, with mistakes told the way all others are."""
 
@@ -97,7 +123,19 @@ def _parser() -> tuple[_Parser, dict[str, list[str]]]:
 
 class _Version(argparse.Action):
   def __call__(self, parser, *_):
-    parser.exit(message="".join(f"{name} {version}\n" for name, version in devices.versions().items()))
+    for name, version in devices.versions().items():
+      print(name, version)
+    parser.exit()
+
+
+def _heed(otherwise, unraisable) -> None:
+  """Raises an interrupt once more that came while JAX's callback of the garbage collector ran, where Python forgets it."""
+  if unraisable.exc_type is not KeyboardInterrupt:
+    otherwise(unraisable)
+    return
+  again = threading.Timer(0.02, _thread.interrupt_main)
+  again.daemon = True
+  again.start()
 
 
 def _told(line: str, status: int) -> int:
@@ -191,4 +229,5 @@ COMMANDS = {
   "doctor": (_doctor, "What works on this machine and what does not, in under half a minute.", _WORKDIR | _JSON),
 }  # fmt: skip
 
-__all__ = ["COMMANDS", "Overrides", "main", "parse", "run"]
+if __name__ == "__main__":
+  run()

@@ -6,7 +6,6 @@ What enters: a config, a working directory, or both. What leaves: in the directo
 """
 
 import argparse
-import dataclasses
 import json
 import math
 import os
@@ -158,14 +157,9 @@ def conclude(found: dict, chosen: RunSettings, workdir: Path, devices: list, sho
   """The results: a table, a sentence, `results.json` and the curve."""
   show.table(*results.table(found, chosen))
   show.say(results.sentence(found, chosen))
-  document = {
-    "results": found,
-    "settings": dataclasses.asdict(chosen),
-    "devices": platforms.described(devices),
-    "versions": platforms.versions(),
-  }
+  made_by = {"settings": settings.thaw(chosen), "devices": platforms.described(devices), "versions": platforms.versions()}
   part = workdir / "results.json.part"
-  part.write_text(json.dumps(document, indent=2) + "\n")
+  part.write_text(json.dumps(found | made_by) + "\n")
   os.replace(part, workdir / "results.json")
   show.say(f"results: {workdir / 'results.json'}")
   if chosen.train.steps:
