@@ -87,21 +87,37 @@ def resume(run: Run, checkpoints: Checkpoints, fingerprint: str, show: Display) 
   check_same(host, chosen, fingerprint)
   fields = {field.name for field in dataclasses.fields(Progress)}
   progress = Progress(**{name: value for name, value in host.items() if name in fields})
-  in_rl = progress.step >= chosen.sft.steps and chosen.train.steps > 0
+  total = chosen.sft.steps + chosen.train.steps
+  if progress.step > total or (progress.step == total and "after" not in progress.results):
+    raise UserError(f"config.train.steps expected to end after step {progress.step}, which this run has reached, got {total}")
+  in_rl = progress.step >= chosen.sft.steps and progress.config["train"]["steps"] > 0
+  progress.config = settings.thaw(chosen)
+  if progress.step < total:  # a finished run that was made longer has no end yet
+    progress.results = {when: result for when, result in progress.results.items() if when == "before"}
   like = saved_tree(
     build.abstract_state(chosen, run.config, run.mesh, "train" if in_rl else "sft"),
     weights.abstract(run.config, mesh=run.mesh) if in_rl and chosen.objective.kl_coef else None,
   )
   _, tree, _ = checkpoints.restore(like)
   show.say(f"going on from step {progress.step} of {checkpoints.directory}")
+  if not in_rl and progress.step == chosen.sft.steps and chosen.train.steps:  # a supervised run goes on to the next stage
+    return (*begin_rl(run, tree["state"]), progress)
   return tree["state"], tree["reference"], progress
+
+
+def begin_rl(run: Run, state: TrainState) -> tuple[TrainState, Any]:
+  """(a state with a fresh optimizer, the reference): a reference is a copy of the weights, kept when the objective has a KL."""
+  reference = jax.tree.map(jax.numpy.copy, state.params) if run.settings.objective.kl_coef else None
+  return run.programs.start_rl(state.params), reference
 
 
 def check_same(host: dict, chosen: settings.RunSettings, fingerprint: str) -> None:
   """Raises UserError when a checkpoint was made under other settings or data."""
   before, now = settings.flat(host["config"]), settings.flat(settings.thaw(chosen))
+  # A run may be made longer or shorter where no schedule looks at its length.
+  free = (*FREE, "train.steps") if chosen.optimizer.schedule == "constant" else FREE
   for name in sorted(before.keys() | now.keys()):
-    if name not in FREE and before.get(name) != now.get(name):
+    if name not in free and before.get(name) != now.get(name):
       raise UserError(
         f"config.{name} expected {before.get(name)!r}, with which this run was started, got {now.get(name)!r}; "
         "go on with the same settings or give another --workdir"

@@ -21,7 +21,7 @@ from jaxreason.data.stream import PromptStream, visits
 from jaxreason.errors import UserError
 from jaxreason.evaluate import evaluate, rights
 from jaxreason.metrics import MetricsWriter
-from jaxreason.progress import Progress, resume, saved_tree
+from jaxreason.progress import Progress, begin_rl, resume, saved_tree
 from jaxreason.records import Batch, TrainState
 from jaxreason.report.display import Display
 from jaxreason.rewards.pool import VerifierPool
@@ -91,12 +91,6 @@ def told_to(show: Display) -> Callable[[int, str, dict], None]:
 def due(every: int, step: int) -> bool:
   """Whether step, counted from 1, is one of every `every`; 0 means never."""
   return every > 0 and step > 0 and step % every == 0
-
-
-def begin_rl(run: Run, state: TrainState) -> tuple[TrainState, jax.Array | None]:
-  """(a state with a fresh optimizer, the reference): a reference is a copy of the weights, kept when the objective has a KL."""
-  reference = jax.tree.map(jax.numpy.copy, state.params) if run.settings.objective.kl_coef else None
-  return run.programs.start_rl(state.params), reference
 
 
 def save(checkpoints: Checkpoints, metrics: MetricsWriter, state, reference, progress: Progress, show: Display) -> None:
