@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 WORKDIR ?= runs/quickstart
 SMOLLM2 ?= .cache/smollm2
 
-.PHONY: quickstart test test-system test-slow parity smollm2 lint clean
+.PHONY: quickstart test test-system test-slow parity smollm2 clean
 
 # glibc returns large freed buffers to the kernel and faults them in again each step; huge pages make that cheap.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
