@@ -1,0 +1,167 @@
+"""Laws of going on: a run killed at any moment and started again ends as if it had never stopped, bit for bit."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny_run
+
+from jaxreason import build, metrics, progress
+from jaxreason.checkpoint import Checkpoints
+from jaxreason.errors import UserError
+from jaxreason.model import weights
+from jaxreason.report.display import display
+from jaxreason.train import train
+
+
+def start(workdir, cache) -> subprocess.Popen:
+  """The run as a process of its own. Compiled programs are kept from one process to the next, as they are the same."""
+  environment = os.environ | {
+    "JAX_NUM_CPU_DEVICES": "1",
+    "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+    "JAX_COMPILATION_CACHE_DIR": str(cache),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+  }
+  command = [sys.executable, tiny_run.__file__, str(workdir)]
+  return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def to_the_end(workdir, cache) -> dict:
+  """The results of the run, from wherever it is."""
+  process = start(workdir, cache)
+  told, _ = process.communicate(timeout=240)
+  assert process.returncode == 0, told
+  return json.loads(told.splitlines()[-1])
+
+
+def killed(workdir, cache, line: str, delay: float) -> None:
+  """Starts the run and kills it some seconds after it has printed the line."""
+  process = start(workdir, cache)
+  try:
+    for told in process.stdout:
+      if told.strip() == line:
+        break
+    time.sleep(delay)
+  finally:
+    process.kill()
+  process.communicate(timeout=60)
+  assert process.returncode == -9, f"the run ended before it was killed after {line}"
+
+
+def run_of(**changes) -> build.Run:
+  return build.build(tiny_run.settings(**changes), devices=jax.devices()[:1])
+
+
+def kept(workdir):
+  """(step, arrays, host data) of the newest checkpoint of a finished run."""
+  run = run_of()
+  like = progress.saved_tree(
+    build.abstract_state(run.settings, run.config, run.mesh, "train"), weights.abstract(run.config, mesh=run.mesh)
+  )
+  return Checkpoints(workdir / "checkpoints", read_only=True).restore(like)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+  return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, cache):
+  """(working directory, results) of a run that nothing disturbed."""
+  workdir = tmp_path_factory.mktemp("whole")
+  return workdir, to_the_end(workdir, cache)
+
+
+def test_a_run_killed_at_three_random_moments_ends_like_one_that_was_not(whole, cache, tmp_path):
+  """One kill among the supervised steps, one in the test before reinforcement learning or its first steps, one later on."""
+  chosen, draw = tiny_run.settings(), random.Random(17)
+  first, total = chosen.sft.steps, chosen.sft.steps + chosen.train.steps
+  moments = [
+    (f"sft {draw.randrange(first // 2)}", draw.uniform(0, 0.2)),
+    (f"sft {first - 1}", draw.uniform(0, 0.5)),
+    (f"train {first + draw.randrange(1, chosen.train.steps // 2)}", draw.uniform(0, 0.1)),
+  ]
+  for line, delay in moments:
+    killed(tmp_path, cache, line, delay)
+  results = to_the_end(tmp_path, cache)
+  assert results == whole[1]
+  assert metrics.deterministic(metrics.read(tmp_path)) == metrics.deterministic(metrics.read(whole[0]))
+  (step, arrays, host), (other_step, other_arrays, other_host) = kept(tmp_path), kept(whole[0])
+  assert step == other_step == total
+  assert host == other_host
+  jax.tree.map(np.testing.assert_array_equal, arrays, other_arrays)
+
+
+def test_the_undisturbed_run_went_through_every_phase(whole):
+  rows, results = metrics.read(whole[0]), whole[1]
+  phases = [row["phase"] for row in rows]
+  assert {name: phases.count(name) for name in dict.fromkeys(phases)} == {
+    "sft": 24, "test_before": 1, "train": 6, "eval": 2, "test_after": 1,
+  }  # fmt: skip
+  assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
+  assert sum(row["reward"] > 0 and row["grad_norm"] > 0 for row in rows if row["phase"] == "train") > 2
+  assert results.keys() == {"before", "after", "gain"}
+  assert all(np.isfinite(value) for row in rows for value in row.values() if not isinstance(value, str))
+
+
+@pytest.fixture
+def again(whole, tmp_path):
+  """A copy of the finished run's working directory."""
+  return Path(shutil.copytree(whole[0], tmp_path / "again"))
+
+
+def quietly(run, workdir):
+  with display({}, quiet=True) as show:
+    return train(run, workdir, show=show)
+
+
+def files(workdir):
+  """What is on disk, but for the lock and the event files that every start adds."""
+  ours = [
+    path for path in sorted(workdir.rglob("*")) if path.is_file() and path.name != "lock" and "tensorboard" not in path.parts
+  ]
+  return {str(path.relative_to(workdir)): path.read_bytes() for path in ours}
+
+
+def test_a_finished_run_started_again_changes_nothing(whole, again):
+  before = files(again)
+  assert json.loads(json.dumps(quietly(run_of(), again))) == whole[1]
+  assert files(again) == before
+
+
+def test_settings_that_change_no_number_may_change(whole, again):
+  assert json.loads(json.dumps(quietly(run_of(train__save_every=7, evaluation__show=0), again))) == whole[1]
+
+
+@pytest.mark.parametrize(
+  ("changes", "told"),
+  [
+    (dict(optimizer__peak_lr=2e-3), r"config.optimizer.peak_lr expected 0.001, with which this run was started, got 0.002"),
+    (dict(seed=1), "config.seed expected 0, with which this run was started, got 1"),
+    (dict(model__mlp=32), "config.model.mlp expected 64"),
+  ],
+)
+def test_other_settings_are_refused_in_one_line(again, changes, told):
+  before = files(again)
+  with pytest.raises(UserError, match=told) as error:
+    quietly(run_of(**changes), again)
+  assert "\n" not in str(error.value)
+  assert files(again) == before
+
+
+def test_other_data_are_refused_in_one_line(again):
+  run = run_of()
+  rows = [*run.rows.train[:-1], run.rows.train[-1] | {"answer": "999"}]
+  with pytest.raises(UserError, match="expected the training data that this run was started with, got other rows") as error:
+    quietly(run._replace(rows=run.rows._replace(train=rows)), again)
+  assert "\n" not in str(error.value)

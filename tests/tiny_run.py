@@ -1,0 +1,46 @@
+"""A whole run in miniature: some supervised steps, a few of reinforcement learning that earn a reward or two, with saves, validations and tests.
+
+As a program it takes a working directory and does what `train` does, with a line for every step and the results, as JSON,
+on the last one. The tests that kill it start it so; the others import `settings`.
+"""
+
+import json
+import sys
+
+from jaxreason import settings as rooms
+from jaxreason.build import build
+from jaxreason.report.display import display
+from jaxreason.settings import RunSettings
+from jaxreason.train import train
+
+
+def settings(**changes) -> RunSettings:
+  """Settings of the run; changes by dotted name, with __ for the dot."""
+  config = rooms.default_config()
+  config.model.update(embed=32, layers=2, heads=2, kv_heads=2, head_dim=16, mlp=64)
+  config.data.update(train_rows=64)
+  config.data.running_sums.update(min_terms=2, max_terms=3, worked_share=0.2)
+  config.sft.update(steps=24, batch=16, max_tokens=24)
+  config.sft.optimizer.update(peak_lr=1e-2, warmup_steps=2)
+  # One bucket of each width, so that each program is compiled once.
+  config.rollout.update(
+    prompts=4, group=4, max_new_tokens=12, max_prompt_tokens=24, chunk=12, prompt_bucket=24, cache_bucket=36
+  )
+  config.objective.update(kl_coef=0.01)
+  config.optimizer.update(peak_lr=1e-3)
+  config.train.update(steps=6, save_every=4)
+  config.rewards.update(workers=1)
+  config.evaluation.update(problems=16, samples=2, every=2, show=2)
+  config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+  return rooms.freeze(config)
+
+
+def main(workdir: str) -> None:
+  chosen = settings()
+  with display({"sft": chosen.sft.steps, "train": chosen.train.steps}) as show:
+    results = train(build(chosen), workdir, show=show, watch=lambda step, phase, *_: print(phase, step, flush=True))
+  print(json.dumps(results))
+
+
+if __name__ == "__main__":
+  main(sys.argv[1])
