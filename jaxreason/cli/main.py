@@ -62,6 +62,11 @@ def main(argv: list[str]) -> int:
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
       raise
     return _told(f"the disk is full ({error}); make room and run the same command again", 1)
+  except RuntimeError as error:  # JAX's own kinds are subclasses
+    if not str(error).startswith("RESOURCE_EXHAUSTED"):
+      raise
+    reason = str(error).splitlines()[0][:200]
+    return _told(f"out of device memory ({reason}); raise config.train.micro_batches or lower config.rollout.prompts", 1)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

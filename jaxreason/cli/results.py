@@ -47,9 +47,8 @@ def sentence(found: dict, chosen: RunSettings) -> str:
   text = f"On {problems} held-out problems, {steps} steps of reinforcement learning: {'; '.join(parts)}."
   before, now = found["before"]["greedy"], after["greedy"]
   if "worked_share" in before and "worked_share" in now:
-    text += (
-      f" Greedy answers with their working went from {_percent(before['worked_share'])} to {_percent(now['worked_share'])}"
-    )
+    shares = f"{_percent(before['worked_share'])} to {_percent(now['worked_share'])}"
+    text += f" Greedy answers that write the working out went from {shares}"
     rights = [
       f"{_percent(numbers[f'accuracy_{manner}'])} of {manner} ones {when}"
       for when, numbers in (("before", before), ("after", now))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from jaxreason import debug
+from jaxreason import build, debug
 from jaxreason.cli import training
 from jaxreason.cli.main import main, parse
 from jaxreason.settings import RunSettings
@@ -42,12 +42,21 @@ def test_a_debug_run_is_watched_and_has_a_directory_of_its_own(config_file, tmp_
   assert json.loads((tmp_path / "runs/tiny-debug-1/results.json").read_text()).keys() >= {"after", "settings"}
 
 
-def test_a_bad_step_stops_a_debug_run_and_is_dumped(config_file, tmp_path, capsys):
-  argv = ["train", f"--config={config_file}", f"--workdir={tmp_path}", "--debug", "-q", "--config.sft.optimizer.peak_lr=1e38"]
-  assert main([*argv, "--config.sft.optimizer.schedule=constant"]) == 1
+def test_a_bad_step_stops_a_debug_run_and_is_dumped(config_file, tmp_path, monkeypatch, capsys):
+  initial = build.initial_params
+
+  def overflowing(*arguments):
+    params = initial(*arguments)()
+    blocks = params.blocks.replace(value=params.blocks.value.at[2].set(3e38))
+    return lambda: params.replace(blocks=blocks)
+
+  monkeypatch.setattr(build, "initial_params", overflowing)
+  assert main(["train", f"--config={config_file}", f"--workdir={tmp_path}", "--debug", "-q"]) == 1
   path = tmp_path / "bad_step_0.npz"
-  line = rf"jaxreason: step 0 \(sft\): supervise: update_norm is inf, .* `jaxreason train --replay={re.escape(str(path))}`\n"
-  assert re.fullmatch(line, capsys.readouterr().err)
+  place = r"supervise: output of the attention of layer 2, sequence 0, column \d+, is .*"
+  line = rf"jaxreason: step 0 \(sft\): {place} `jaxreason train --replay={re.escape(str(path))}`\n"
+  told = capsys.readouterr()
+  assert re.fullmatch(line, told.err) and told.out == ""
   taken = debug.load(path)
   assert (taken.phase, taken.step, taken.settings.sft.batch) == ("sft", 0, 8)
 

@@ -1,14 +1,17 @@
 """A user's mistake is one line on standard error and exit code 2, and no device is touched before it is told."""
 
+import errno
 import json
 import re
 import subprocess
 import sys
 
+import jax
 import pytest
 from command_process import environment
 
 from jaxreason.cli import main as command
+from jaxreason.cli import training
 
 # Where no device can be had, a mistake that is still told was found before one was asked for.
 _WITHOUT_DEVICES = """
@@ -95,6 +98,30 @@ def test_sizes_that_do_not_divide_over_the_devices(config_file, tmp_path, capsys
   told = capsys.readouterr()
   assert told.out == "" and told.err.count("\n") == 1
   assert re.search(words, told.err), told.err
+
+
+@pytest.mark.parametrize(
+  ("error", "status", "words"),
+  [
+    (OSError(errno.ENOSPC, "No space left on device", "run/metrics.jsonl"), 1, "the disk is full .*metrics.jsonl"),
+    (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nand so on"), 1, "out of device memory .*micro_batches"),
+    (KeyboardInterrupt(), 130, "interrupted; a run goes on from its last checkpoint"),
+  ],
+)
+def test_what_is_nobodys_mistake_is_one_line_too(monkeypatch, capsys, error, status, words):
+  def fails(arguments):
+    raise error
+
+  monkeypatch.setattr(training, "command", lambda arguments, supervised_only: fails(arguments))
+  assert command.main(["train"]) == status
+  err = capsys.readouterr().err
+  assert err.startswith("jaxreason: ") and err.count("\n") == 1 and re.search(words, err)
+
+
+def test_our_own_faults_keep_their_traceback(monkeypatch):
+  monkeypatch.setattr(training, "command", lambda arguments, supervised_only: 1 // 0)
+  with pytest.raises(ZeroDivisionError):
+    command.main(["train"])
 
 
 def test_version_names_what_decides_the_numbers(capsys):

@@ -31,7 +31,7 @@ def test_a_gain_is_claimed_only_when_its_interval_leaves_zero_out(gain, interval
 def test_manners_are_told_where_the_verifier_knows_them():
   manners = {"worked_share": 0.5, "accuracy_worked": 0.9, "accuracy_terse": 0.1}
   told = results.sentence(found(0.2, 0.5, 0.3, 0.1, **manners), RunSettings())
-  assert "Greedy answers with their working went from 50.0 % to 50.0 %" in told
+  assert "Greedy answers that write the working out went from 50.0 % to 50.0 %" in told
   assert "90.0 % of worked ones before, 10.0 % of terse ones before" in told
   _, columns, rows = results.table(found(0.2, 0.5, 0.3, 0.1, **manners), RunSettings())
   assert columns == ["", "before", "after", "gain"]
