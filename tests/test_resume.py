@@ -21,6 +21,8 @@ from jaxreason.model import weights
 from jaxreason.report.display import display
 from jaxreason.train import train
 
+pytestmark = pytest.mark.filterwarnings("ignore:workers are not jailed")
+
 
 def start(workdir, cache) -> subprocess.Popen:
   """The run as a process of its own. Compiled programs are kept from one process to the next, as they are the same."""
@@ -64,10 +66,10 @@ def run_of(**changes) -> build.Run:
 def kept(workdir):
   """(step, arrays, host data) of the newest checkpoint of a finished run."""
   run = run_of()
-  like = progress.saved_tree(
-    build.abstract_state(run.settings, run.config, run.mesh, "train"), weights.abstract(run.config, mesh=run.mesh)
-  )
-  return Checkpoints(workdir / "checkpoints", read_only=True).restore(like)
+  params = weights.abstract(run.config, mesh=run.mesh)
+  like = progress.saved_tree(build.abstract_state(run.settings, run.config, run.mesh, "train"), params)
+  with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+    return checkpoints.restore(like)
 
 
 @pytest.fixture(scope="module")
@@ -165,3 +167,33 @@ def test_other_data_are_refused_in_one_line(again):
   with pytest.raises(UserError, match="expected the training data that this run was started with, got other rows") as error:
     quietly(run._replace(rows=run.rows._replace(train=rows)), again)
   assert "\n" not in str(error.value)
+
+
+def ended(run, workdir):
+  """(results, arrays of the last checkpoint) of a run of this process."""
+  results = quietly(run, workdir)
+  like = progress.saved_tree(build.abstract_state(run.settings, run.config, run.mesh, "train"), None)
+  with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+    return results, checkpoints.restore(like)[1]
+
+
+def stages(sft, rl):
+  return tiny_run.changed(tiny_run.learner(), sft=dict(steps=sft), train=dict(steps=rl))
+
+
+@pytest.mark.parametrize("first", [(3, 2), (3, 0)], ids=["policy_steps", "supervised_steps"])
+def test_a_finished_run_made_longer_is_the_longer_run(first, tmp_path):
+  """Two more steps of reinforcement learning, or its first ones after a supervised run, with no other number changed."""
+  quietly(stages(*first), tmp_path / "grown")
+  results, arrays = ended(stages(3, 4), tmp_path / "grown")
+  expected, others = ended(stages(3, 4), tmp_path / "whole")
+  assert results == expected
+  jax.tree.map(np.testing.assert_array_equal, arrays, others)
+
+
+def test_a_run_cannot_be_made_shorter_than_it_is(tmp_path):
+  quietly(stages(3, 2), tmp_path)
+  before = files(tmp_path)
+  with pytest.raises(UserError, match=r"config.train.steps expected to end after step 5, which this run has reached, got 4"):
+    quietly(stages(3, 1), tmp_path)
+  assert files(tmp_path) == before

@@ -1,17 +1,21 @@
-"""A whole run in miniature: some supervised steps, a few of reinforcement learning that earn a reward or two, with saves, validations and tests.
+"""A whole run in miniature: a warm-up, a few steps of reinforcement learning, with saves, validations and tests.
 
 As a program it takes a working directory and does what `train` does, with a line for every step and the results, as JSON,
 on the last one. The tests that kill it start it so; the others import `settings`.
 """
 
+import dataclasses
+import functools
 import json
 import sys
 
+import jax
+
 from jaxreason import settings as rooms
-from jaxreason.build import build
+from jaxreason.build import Run, build
 from jaxreason.report.display import display
 from jaxreason.settings import RunSettings
-from jaxreason.train import train
+from jaxreason.train import Demonstrations, train
 
 
 def settings(**changes) -> RunSettings:
@@ -33,6 +37,32 @@ def settings(**changes) -> RunSettings:
   config.evaluation.update(problems=16, samples=2, every=2, show=2)
   config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
   return rooms.freeze(config)
+
+
+@functools.cache
+def learner() -> Run:
+  """A run that has time to learn: the tests that share it share its compiled programs."""
+  longer = dict(sft__steps=40, sft__batch=32, rollout__prompts=8, rollout__group=8, train__steps=100)
+  plain = dict(objective__kl_coef=0.0, optimizer__peak_lr=2e-3, train__save_every=1000, evaluation__every=50)
+  return build(settings(**longer, **plain), devices=jax.devices()[:1])
+
+
+@functools.cache
+def taught():
+  """Parameters of `learner` after its supervised steps, which earn a reward for some of their answers."""
+  run = learner()
+  supervised = Demonstrations(run)
+  with jax.set_mesh(run.mesh):
+    state = run.programs.start_sft(run.initial_params())
+    for step in range(run.settings.sft.steps):
+      state, _ = run.programs.supervise(state, supervised.batch(step), 1.0)
+  return state.params
+
+
+def changed(run: Run, **changes) -> Run:
+  """The run with other settings that no program depends on, such as `rewards=dict(shuffle=True)`."""
+  sections = {name: dataclasses.replace(getattr(run.settings, name), **values) for name, values in changes.items()}
+  return run._replace(settings=dataclasses.replace(run.settings, **sections))
 
 
 def main(workdir: str) -> None:

@@ -1,0 +1,78 @@
+"""Laws of evaluation: every problem once, by the same programs and judges as training, with honest intervals."""
+
+import jax
+import numpy as np
+import pytest
+import tiny_run
+
+from jaxreason import evaluate
+from jaxreason.collect import Sample
+from jaxreason.rewards.pool import VerifierPool
+from jaxreason.rewards.verdict import Verdict
+
+pytestmark = pytest.mark.filterwarnings("ignore:workers are not jailed")
+
+
+@pytest.fixture(scope="module")
+def measure():
+  """evaluate(rows, temperature, samples) of the untrained model."""
+  run = tiny_run.learner()
+  params = run.initial_params()
+
+  def evaluated(rows, temperature, samples):
+    with jax.set_mesh(run.mesh):
+      return evaluate.evaluate(run, params, pool, rows, temperature=temperature, samples=samples)
+
+  with VerifierPool(workers=1) as pool:
+    yield evaluated
+
+
+def test_every_problem_is_sampled_as_often_as_asked(measure):
+  rows = tiny_run.learner().rows.train[:40]  # more than one wave of 32, the last one not full
+  numbers, found = measure(rows, 1.0, 2)
+  assert [sample.row["id"] for sample in found] == [row["id"] for row in rows for _ in range(2)]
+  assert numbers["problems"] == 40
+
+
+def test_greedy_answers_depend_on_nothing_but_the_problem(measure):
+  rows = tiny_run.learner().rows.train[:64]
+  _, found = measure(rows, 0.0, 1)
+  _, turned = measure(rows[::-1], 0.0, 1)
+  assert [sample.response for sample in found] == [sample.response for sample in turned[::-1]]
+
+
+def test_sampled_answers_repeat(measure):
+  rows = tiny_run.learner().rows.train[:32]
+  assert [sample.response for sample in measure(rows, 1.0, 2)[1]] == [sample.response for sample in measure(rows, 1.0, 2)[1]]
+
+
+def test_the_summary_is_over_problems_and_samples():
+  right = [[1, 1], [1, 0], [0, 0], [0, 0]]
+  samples = [
+    Sample({}, "", True, 3, Verdict(1.0, "correct") if value else Verdict(0.0, "unparsable")) for row in right for value in row
+  ]
+  numbers = evaluate.summary(samples, 2)
+  assert numbers["pass@1"] == 3 / 8
+  assert numbers["problems"] == 4
+  assert numbers["unparsable"] == 5 / 8
+  assert numbers["pass@1_interval"] == pytest.approx(1.96 * np.std([1, 0.5, 0, 0], ddof=1) / 2)
+  np.testing.assert_array_equal(evaluate.rights(samples, 2), [1, 0.5, 0, 0])
+
+
+def test_the_interval_covers_the_truth_about_95_times_in_100():
+  generator = np.random.default_rng(0)
+  covered = 0
+  for _ in range(1000):
+    values = (generator.random(200) < 0.3).astype(np.float64)
+    covered += abs(values.mean() - 0.3) <= evaluate.half_width(values)
+  assert 930 <= covered <= 970
+
+
+def test_a_paired_gain_is_narrower_than_two_independent_intervals():
+  generator = np.random.default_rng(1)
+  before = (generator.random(300) < 0.4).astype(np.float64)
+  after = np.maximum(before, generator.random(300) < 0.2)
+  gain = evaluate.paired_gain(before.tolist(), after.tolist())
+  assert gain["gain"] == pytest.approx(after.mean() - before.mean())
+  assert gain["gain_interval"] < evaluate.half_width(before) + evaluate.half_width(after)
+  assert evaluate.paired_gain([1.0], [0.0]) == {"gain": -1.0, "gain_interval": 1.0}

@@ -1,0 +1,122 @@
+"""Laws of a run: it learns, and it tells what it did."""
+
+import jax
+import numpy as np
+import pytest
+import tiny
+import tiny_run
+
+from jaxreason import metrics
+from jaxreason.checkpoint import Checkpoints
+from jaxreason.errors import UserError
+from jaxreason.report.display import display
+from jaxreason.train import Demonstrations, due, train
+
+pytestmark = pytest.mark.filterwarnings("ignore:workers are not jailed")
+
+
+def trained(run, workdir):
+  with display({}, quiet=True) as show:
+    return train(run, workdir, show=show)
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+  """(rows of metrics, results, programs compiled, working directory) of a run over 40 supervised and 100 policy steps."""
+  workdir = tmp_path_factory.mktemp("learned")
+  with tiny.compilations() as compiled:
+    results = trained(tiny_run.learner(), workdir)
+  return metrics.read(workdir), results, compiled, workdir
+
+
+def numbers(rows, phase, name):
+  return np.array([row[name] for row in rows if row["phase"] == phase])
+
+
+def test_supervised_steps_lower_the_loss_and_rewards_rise_after_them(learned):
+  rows = learned[0]
+  loss, reward = numbers(rows, "sft", "loss"), numbers(rows, "train", "reward")
+  assert loss[-5:].mean() < loss[:5].mean() / 2
+  assert reward[-20:].mean() > reward[:10].mean() + 0.1
+
+
+def test_the_sampler_and_the_update_agree_on_every_logprob(learned):
+  rows = learned[0]
+  assert numbers(rows, "train", "sampling/logprob_difference_max").max() < 1e-4
+  assert not numbers(rows, "train", "clip_ratio/low").any()
+  assert not numbers(rows, "train", "skipped").any()
+
+
+def test_every_program_of_a_step_is_compiled_once(learned):
+  """Four shapes of prompts (training, greedy, sampled and validation at the size of one of them) share one decode."""
+  counts = {
+    name: learned[2].count(f"jit({name})") for name in ("supervise", "update", "decode", "assemble", "prepare_rollout_params")
+  }
+  steps = {name: count for name, count in counts.items() if count}
+  assert steps["decode"] == steps["assemble"] == steps["prepare_rollout_params"] == 1
+  assert learned[2].count("jit(update)") <= 2
+
+
+def test_the_results_are_those_of_the_metrics(learned):
+  rows, results, _, workdir = learned
+  for when in ("before", "after"):
+    (row,) = (row for row in rows if row["phase"] == f"test_{when}")
+    for manner in ("greedy", "sampled"):
+      assert row[f"{manner}/pass@1"] == results[when][manner]["pass@1"]
+      assert np.mean(results[when]["right"][manner]) == pytest.approx(results[when][manner]["pass@1"])
+  for manner in ("greedy", "sampled"):
+    gain = results["after"][manner]["pass@1"] - results["before"][manner]["pass@1"]
+    assert results["gain"][manner]["gain"] == pytest.approx(gain)
+  with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+    assert checkpoints.latest_step() == 140
+    assert checkpoints.read_host()["best"]["pass@1"] == max(numbers(rows, "eval", "pass@1"))
+
+
+def test_a_run_may_have_one_stage_alone(tmp_path):
+  run = tiny_run.learner()
+  results = trained(tiny_run.changed(run, sft=dict(steps=0), train=dict(steps=1)), tmp_path / "rl")
+  assert results.keys() == {"before", "after", "gain"}
+  results = trained(tiny_run.changed(run, sft=dict(steps=2), train=dict(steps=0)), tmp_path / "sft")
+  assert results.keys() == {"after"}
+  assert [row["phase"] for row in metrics.read(tmp_path / "sft")] == ["sft", "sft", "test_after"]
+
+
+def test_the_same_run_twice_gives_the_same_numbers(tmp_path):
+  short = tiny_run.changed(tiny_run.learner(), sft=dict(steps=3), train=dict(steps=2))
+  one, other = trained(short, tmp_path / "one"), trained(short, tmp_path / "other")
+  assert one == other
+  assert metrics.deterministic(metrics.read(tmp_path / "one")) == metrics.deterministic(metrics.read(tmp_path / "other"))
+
+
+def test_a_watch_sees_every_update_as_it_was(tmp_path):
+  seen = []
+
+  def watch(step, phase, state, batch, stats):
+    seen.append((step, phase, int(state.step), batch.tokens.shape[0], bool(np.isfinite(stats["loss"]))))
+
+  short = tiny_run.changed(tiny_run.learner(), sft=dict(steps=2), train=dict(steps=2))
+  with display({}, quiet=True) as show:
+    train(short, tmp_path, show=show, watch=watch)
+  assert seen == [(0, "sft", 1, 32, True), (1, "sft", 2, 32, True), (2, "train", 1, 64, True), (3, "train", 2, 64, True)]
+
+
+def test_a_supervised_batch_is_a_function_of_its_step():
+  supervised = Demonstrations(tiny_run.learner())
+  jax.tree.map(np.testing.assert_array_equal, supervised.batch(3), Demonstrations(tiny_run.learner()).batch(3))
+  assert (supervised.batch(3).tokens != supervised.batch(4).tokens).any()
+  batch = supervised.batch(0)
+  stop = batch.tokens[np.arange(len(batch.lengths)), batch.lengths - 1]
+  assert (stop == tiny_run.learner().tokenizer.stop_ids[0]).all()
+  np.testing.assert_array_equal(batch.mask.sum(1), batch.lengths - batch.prompt_lengths)
+
+
+def test_supervised_steps_need_demonstrations():
+  run = tiny_run.learner()
+  bare = [{name: value for name, value in row.items() if name != "demonstration"} for row in run.rows.train]
+  with pytest.raises(UserError, match=r"config.sft.steps expected rows with demonstrations, got rows without"):
+    Demonstrations(run._replace(rows=run.rows._replace(train=bare)))
+
+
+def test_what_is_due():
+  assert [step for step in range(-3, 10) if due(3, step)] == [3, 6, 9]
+  assert not any(due(0, step) for step in range(10))
