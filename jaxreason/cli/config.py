@@ -53,6 +53,8 @@ def locate(source: str) -> Path:
   path = Path(source).expanduser()
   if path.is_file():
     return path
+  if path.is_dir():
+    raise UserError(f"--config expected a file with get_config(), got {source}, which is a directory; name a file in it")
   if path.suffix == ".py" or os.sep in source:
     raise UserError(f"--config expected a file with get_config(), got {source}, which does not exist; check the path")
   raise UserError(

@@ -18,6 +18,8 @@ from jaxreason.cli import devices
 from jaxreason.errors import UserError, nearest
 
 _OVERRIDE = "--config."
+# A path that was asked for and is not for this user, or is a file where a directory is wanted, or the other way round.
+_UNUSABLE = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
 _EXAMPLES = """examples:
   jaxreason train --config=quickstart                       train a small model from nothing, in minutes on a CPU
   jaxreason train --config=quickstart --workdir=runs/a --config.optimizer.peak_lr=1e-4
@@ -59,6 +61,9 @@ def main(argv: list[str]) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or closing would complain once more
     return 141
   except OSError as error:
+    if error.errno in _UNUSABLE:
+      where = "" if error.filename is None else f": {error.filename}"
+      return _told(f"expected a path that can be used, got {error.strerror}{where}; check the path and its permissions", 2)
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
       raise
     return _told(f"the disk is full ({error}); make room and run the same command again", 1)

@@ -192,7 +192,8 @@ def replay(arguments: argparse.Namespace) -> int:
   if arguments.config or arguments.workdir or arguments.overrides:
     raise UserError("--replay expected no --config, --workdir or settings beside it: the file holds them; leave them out")
   if not Path(arguments.replay).is_file():
-    raise UserError(f"--replay expected a file, got {arguments.replay}, which does not exist; check the path")
+    wrong = "is a directory; name a bad_step_N.npz" if Path(arguments.replay).is_dir() else "does not exist; check the path"
+    raise UserError(f"--replay expected a file, got {arguments.replay}, which {wrong}")
   with display({}) as show:
     devices = platforms.start(arguments.platform, show.say)
     with jax.default_device(devices[0]):

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -59,6 +60,8 @@ def test_mistakes_are_told_in_one_line_before_a_device_is_touched(config_file, t
     ([], "the following arguments are required: COMMAND"),
     ([*train, "--platform=gqu"], "argument --platform: invalid choice: 'gqu'"),
     (["train", "--replay=absent.npz"], "--replay expected a file, got absent.npz, which does not exist"),
+    (["train", f"--replay={tmp_path}"], "--replay expected a file, got .*, which is a directory"),
+    (["train", f"--config={tmp_path}"], "--config expected a file .*, which is a directory"),
     (["eval"], "jaxreason eval expected --workdir of a run or --model, got neither"),
     (["eval", f"--workdir={tmp_path}"], "expected a run's directory, got .* without a checkpoint"),
     (["eval", "--model=absent"], "--model expected --config beside it"),
@@ -116,6 +119,32 @@ def test_what_is_nobodys_mistake_is_one_line_too(monkeypatch, capsys, error, sta
   assert command.main(["train"]) == status
   err = capsys.readouterr().err
   assert err.startswith("jaxreason: ") and err.count("\n") == 1 and re.search(words, err)
+
+
+def test_a_path_that_this_user_may_not_read_is_told(tmp_path, capsys):
+  locked = tmp_path / "locked"
+  locked.mkdir(mode=0)
+  # Root may read it: then the paths in it do not exist.
+  asked = (
+    (["eval", f"--workdir={locked}/run"], "without a checkpoint"),
+    (["train", f"--config={locked}/mine.py"], "does not exist"),
+    (["train", f"--replay={locked}/bad_step_1.npz"], "does not exist"),
+  )
+  for argv, otherwise in asked:
+    assert command.main(argv) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("jaxreason: ") and err.count("\n") == 1
+    assert (otherwise if os.access(locked, os.X_OK) else f"Permission denied: {locked}") in err
+
+
+@pytest.mark.parametrize(("path", "words"), [("file/sub", "Not a directory: .*/file/sub; check"), (".", "Is a directory: ")])
+def test_a_file_as_a_directory_and_the_other_way_round_are_told(monkeypatch, capsys, tmp_path, path, words):
+  (tmp_path / "file").touch()
+  monkeypatch.setattr(training, "command", lambda arguments, supervised_only: (tmp_path / path).read_bytes())
+  assert command.main(["train"]) == 2
+  err = capsys.readouterr().err
+  assert err.startswith("jaxreason: expected a path that can be used, got ") and err.count("\n") == 1
+  assert re.search(words, err)
 
 
 def test_our_own_faults_keep_their_traceback(monkeypatch):
