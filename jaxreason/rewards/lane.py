@@ -147,7 +147,12 @@ class Lane:
     with self._lock:
       if self._closing:
         raise StartFailed("the pool is closed")
-      self._worker = WorkerProcess(memory_mb=self._limits.memory_mb)
+      try:
+        self._worker = WorkerProcess(memory_mb=self._limits.memory_mb)
+      except StartFailed:
+        raise
+      except Exception as error:  # a deleted working directory, say; raised on, it would end this thread unanswered
+        raise StartFailed(f"{type(error).__name__}: {error}") from error
     self._tally.worker("started")
     return self._worker
 

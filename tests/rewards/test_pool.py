@@ -150,6 +150,17 @@ def test_workers_that_cannot_start_are_infra_errors(monkeypatch, executable):
   assert (verdict.reward, verdict.status) == (None, "infra_error")
 
 
+def test_whatever_goes_wrong_at_a_start_is_an_infra_error_and_no_wait_for_ever(monkeypatch):
+  def paths():
+    raise FileNotFoundError("no such working directory")
+
+  monkeypatch.setattr("jaxreason.rewards.process._paths", paths)
+  with VerifierPool(workers=1) as pool:
+    verdict = pool.submit(item("#1", "1", "chain")).result(timeout=10)
+  assert (verdict.reward, verdict.status) == (None, "infra_error")
+  assert "FileNotFoundError: no such working directory" in verdict.detail
+
+
 def test_every_verdict_is_right_under_a_storm_of_kills(pool_of):
   items = [item(str(i), str(i if i % 3 else -i - 1), "echo") for i in range(400)]
   calm = threading.Event()
