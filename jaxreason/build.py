@@ -25,7 +25,7 @@ from jaxreason.data.tokenizer import Tokenizer
 from jaxreason.errors import UserError
 from jaxreason.model import weights
 from jaxreason.model.config import ModelConfig
-from jaxreason.objective import SFT
+from jaxreason.objective import SFT, Objective
 from jaxreason.records import TrainState
 from jaxreason.rollout import prepare
 from jaxreason.rollout import programs as rollout_programs
@@ -122,7 +122,7 @@ def load_tokenizer(settings: RunSettings) -> Tokenizer:
   if source and (Path(source) / CHARACTERS_FILE).is_file():  # an exported run whose tokenizer was ours
     return load_characters(source)
   if source:
-    return tokenizers.from_transformers(_room(source).tokenizer(source))
+    return tokenizers.from_transformers(_room(source).tokenizer(source), chat=settings.model.chat)
   alphabet = tasks.alphabet(settings.data)
   if alphabet is None:
     raise UserError(
@@ -181,6 +181,14 @@ def transformation(settings: RunSettings, config: ModelConfig, phase: str) -> op
   return optimizer.transformation(chosen, steps, weights.decays(config))
 
 
+def objective_of(settings: RunSettings, phase: str) -> Objective:
+  """The objective of phase "sft" or "train", its norm_length settled: the completion budget where none was set."""
+  if phase == "sft":
+    return SFT
+  chosen = settings.objective
+  return dataclasses.replace(chosen, norm_length=chosen.norm_length or settings.rollout.max_new_tokens)
+
+
 def abstract_state(settings: RunSettings, config: ModelConfig, mesh, phase: str) -> TrainState:
   """Shapes, dtypes and shardings of the state in a phase: moments are sharded like the parameters they belong to."""
   start = functools.partial(updates.initialize, transformation=transformation(settings, config, phase))
@@ -195,16 +203,14 @@ def compile_programs(settings: RunSettings, config: ModelConfig, mesh) -> Progra
   """Every jitted function of a run. Nothing is compiled before it is first called."""
   jit = jax.jit
   chunk_tokens = settings.train.chunk_tokens
-  chosen = settings.objective
-  objective = dataclasses.replace(chosen, norm_length=chosen.norm_length or settings.rollout.max_new_tokens)
 
   def shardings(phase):
     return jax.tree.map(lambda leaf: leaf.sharding, abstract_state(settings, config, mesh, phase))
 
-  def step(phase, objective, micro_batches):
+  def step(phase, micro_batches):
     run = functools.partial(
-      updates.update, config=config, objective=objective, transformation=transformation(settings, config, phase),
-      micro_batches=micro_batches, chunk_tokens=chunk_tokens,
+      updates.update, config=config, objective=objective_of(settings, phase),
+      transformation=transformation(settings, config, phase), micro_batches=micro_batches, chunk_tokens=chunk_tokens,
     )  # fmt: skip
     return jit(run, donate_argnums=0, out_shardings=(shardings(phase), None))
 
@@ -223,8 +229,8 @@ def compile_programs(settings: RunSettings, config: ModelConfig, mesh) -> Progra
     rollout=_rollout_programs(config),
     assemble=jit(functools.partial(assembly.assemble, objective=settings.objective), static_argnames="width"),
     reference=jit(reference),
-    supervise=step("sft", SFT, settings.sft.micro_batches),
-    update=step("train", objective, settings.train.micro_batches),
+    supervise=step("sft", settings.sft.micro_batches),
+    update=step("train", settings.train.micro_batches),
     start_sft=start("sft"),
     start_rl=start("train"),
   )

@@ -22,7 +22,7 @@ import ml_collections
 import numpy as np
 import optax
 
-from jaxreason import objective, policy
+from jaxreason import build, objective, policy
 from jaxreason import settings as settings_room
 from jaxreason import update as updates
 from jaxreason.errors import UserError
@@ -156,7 +156,7 @@ def explain(taken: Dump) -> Finding | None:
 
 
 def _objective(taken: Dump) -> Objective:
-  return objective.SFT if taken.phase == "sft" else taken.settings.objective
+  return build.objective_of(taken.settings, taken.phase)
 
 
 def _temperature(taken: Dump) -> float:

@@ -22,6 +22,7 @@ class ModelSettings:
   """Where the weights come from. With a source, the checkpoint's own sizes count and those here are not read."""
 
   source: str = ""  # a Hugging Face directory or hub id, or a .gguf file; empty: random weights of the sizes below
+  chat: bool = True  # of a source: prompts go through its chat template; False for base models, plain text
   embed: int = 128
   layers: int = 4
   heads: int = 4

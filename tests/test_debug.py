@@ -44,6 +44,16 @@ def test_a_sound_step_has_nothing_to_explain(sound):
   assert stats["skipped"] == 0 and np.isfinite(stats["grad_norm"])
 
 
+def test_a_constant_norm_is_the_budget_as_in_the_run(sound):
+  def loss(**changes):
+    chosen = dataclasses.replace(sound.settings.objective, reduction="constant_norm", **changes)
+    return debug.replay(sound._replace(settings=dataclasses.replace(sound.settings, objective=chosen)))["loss"]
+
+  budget = sound.settings.rollout.max_new_tokens
+  assert budget != sound.batch.mask.shape[1]
+  assert loss() == loss(norm_length=budget) == pytest.approx(loss(norm_length=2 * budget) * 2)
+
+
 @pytest.mark.slow  # each operation is compiled by itself
 def test_a_sound_step_has_no_nan_in_any_operation(sound):
   with jax.disable_jit(), jax.debug_nans(True):
