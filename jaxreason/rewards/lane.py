@@ -2,8 +2,8 @@
 
 What enters: jobs from the pool's queue. What leaves: each job's future is given exactly one verdict. Here live the rules
 of what a failure means: past the deadline is `limit`; a crash is tried once more in a fresh worker and is then `limit`;
-a worker that somebody else killed is not the response's doing and is tried again; a worker that cannot start is
-`infra_error`.
+a worker that somebody else killed is not the response's doing and is tried again; a worker that cannot start,
+and a verifier that raises, is `infra_error`.
 """
 
 import logging
@@ -165,7 +165,7 @@ class Lane:
     except (KeyError, ValueError) as error:
       raise Garbled(f"no verdict: {error}") from error
     if reply.get("raised") and self._tally.raised(job.verifier):
-      text = "verifier %r raised %s; such responses get status 'limit' and reward 0"
+      text = "verifier %r raised %s; such responses get status 'infra_error' and no reward"
       logging.getLogger(__name__).warning(text, job.verifier, reply["raised"])
     return verdict
 

@@ -13,7 +13,7 @@ import re
 from functools import lru_cache
 
 from jaxreason.rewards import numbers
-from jaxreason.rewards.imports import slow
+from jaxreason.rewards.imports import NotInstalled, slow
 
 MAX_CHARACTERS = 2000
 _MAX_DEPTH = 24
@@ -82,11 +82,16 @@ def equal(gold: str, given: str) -> bool | None:
   Raises:
     NotInstalled: math-verify is not there.
   """
-  wanted, found = _parsed(gold), _parsed(given)
-  if not found:
+  wanted, verify = _parsed(gold), slow("math_verify").verify
+  try:
+    found = _parsed(given)
+    if not found:
+      return None
+    same = verify(list(wanted), list(found), float_rounding=10, allow_set_relation_comp=True, timeout_seconds=None)
+  except (MemoryError, RecursionError, NotInstalled):
+    raise
+  except Exception:  # sympy chokes on the odd formula; let out, it would be an infra_error and the response escape its zero
     return None
-  verify = slow("math_verify").verify
-  same = verify(list(wanted), list(found), float_rounding=10, allow_set_relation_comp=True, timeout_seconds=None)
   return bool(same)
 
 

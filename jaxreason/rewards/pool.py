@@ -37,7 +37,8 @@ class VerifierPool:
 
   Args:
     verifiers: names to `package.module:function`, added to `VERIFIERS`; a function takes the item's other fields by
-      name (those that it has parameters for) and returns a `Verdict`. It is imported in the workers only.
+      name (those that it has parameters for) and returns a `Verdict`. It is imported in the workers only. What it
+      raises is `infra_error`: it has to judge hostile text itself, or a response that makes it raise escapes its zero.
     workers: how many processes; by default one less than the CPUs that this process may use, at least 1.
     deadline_s: seconds that one item may take, counted from when a worker begins with it.
     memory_mb: MiB of address space that a worker may use.

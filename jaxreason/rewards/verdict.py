@@ -19,8 +19,9 @@ class Verdict:
 
   The statuses `correct`, `wrong`, `unparsable` and `limit` (the response itself ran out of time, memory or output, or
   broke its judge twice) carry a reward, which is 0 for all but `correct`: a policy must not escape its zero by hanging
-  the judge. The statuses `bad_answer` (the gold answer is no answer), `infra_error` (our side failed) and `refused` (we
-  would not run it) carry no reward: whoever trains must leave the response out, never count it as 0.
+  the judge. The statuses `bad_answer` (the gold answer is no answer), `infra_error` (our side failed, or the verifier
+  raised) and `refused` (we would not run it) carry no reward: whoever trains must leave the response out, never count it
+  as 0.
 
   Attributes:
     reward: in [0, 1], or None when the response was not judged.

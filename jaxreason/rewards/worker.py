@@ -108,7 +108,8 @@ def _judge(verifier, request: dict) -> dict:
     verdict = Verdict(0.0, "limit", detail=f"the response ran out of {_RESOURCE[type(error)]} in its judge").to_json()
   except BaseException as error:
     raised = _cut(f"{type(error).__name__}: {error}", _DETAIL_CHARACTERS)
-    verdict = Verdict(0.0, "limit", detail=_cut(f"the verifier raised {raised}", _DETAIL_CHARACTERS)).to_json()
+    detail = _cut(f"the verifier raised {raised}", _DETAIL_CHARACTERS)  # its bug, and no zero to train on
+    verdict = Verdict(None, "infra_error", detail=detail).to_json()
   return {
     "id": request["id"],
     "attempt": request["attempt"],

@@ -103,6 +103,15 @@ def test_monsters_are_turned_away_in_this_very_process(monster):
     assert time.process_time() - begin < 2
 
 
+def test_a_formula_that_sympy_chokes_on_does_not_escape_its_zero(monkeypatch):
+  def choke(*arguments, **settings):
+    raise AttributeError("deep in sympy")
+
+  monkeypatch.setattr("math_verify.verify", choke)
+  verdict = grade(boxed("x+2"), "x+1")
+  assert (verdict.status, verdict.reward) == ("unparsable", 0.0)
+
+
 def test_what_slips_past_the_guard_ends_at_the_deadline():
   hard = [r"x^{17}+x^{13}+x+1=0", r"(\sin x+\cos x)^{10}", r"\tan(\tan(\tan(\tan(10^9))))", *MONSTERS]
   items = [{"verifier": "math", "response": boxed(one), "answer": "x^2+1=0"} for one in hard]

@@ -107,8 +107,8 @@ def test_a_crash_that_does_not_come_again_is_forgiven(pool_of, tmp_path):
 @pytest.mark.parametrize(
   ("response", "status", "detail"),
   [
-    ("raise", "limit", "KeyError"),
-    ("leave", "limit", "SystemExit"),
+    ("raise", "infra_error", "KeyError"),
+    ("leave", "infra_error", "SystemExit"),
     ("memory", "limit", "out of memory"),
     ("recursion", "limit", "out of stack"),
     ("long reply", "limit", "a verdict of"),
@@ -123,6 +123,14 @@ def test_what_a_verifier_does_is_told_by_its_status(pool_of, response, status, d
     verdict, after = pool.score([item(response), item("a", "a")])
   assert (verdict.status, after.status) == (status, "correct")
   assert detail in verdict.detail
+
+
+def test_a_verifiers_bug_is_masked_counted_and_logged_once(pool_of, caplog):
+  with pool_of(workers=1) as pool:
+    verdicts = pool.score([item("raise", str(i)) for i in range(3)])
+    assert pool.stats()["verifiers"]["obey"]["infra_error"] == 3
+  assert {(verdict.reward, verdict.status) for verdict in verdicts} == {(None, "infra_error")}
+  assert [record.message.count("infra_error") for record in caplog.records] == [1]
 
 
 def test_long_texts_in_a_verdict_are_cut(pool_of):
