@@ -149,13 +149,27 @@ def default_config() -> ml_collections.ConfigDict:
   return config
 
 
+def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """The config with the default of every setting that it leaves out, in the settings' own types and without room for others.
+
+  Raises:
+    UserError: it has a key that is no setting, or a value of another type.
+  """
+  _check_types(RunSettings, config.to_dict(), "")
+  made = ml_collections.ConfigDict(config)  # not from its values: a setting may refer to another one
+  with made.unlocked(), made.ignore_type():
+    _fill(made, default_config())
+  made.lock()
+  return made
+
+
 def freeze(config: ml_collections.ConfigDict) -> RunSettings:
   """Checks every key, type and value and leaves ConfigDict behind.
 
   Raises:
     UserError: one line that says what was expected, what came and what to change.
   """
-  settings = _freeze(RunSettings, config.to_dict(), "")
+  settings = _made(RunSettings, complete(config).to_dict())
   _check(settings)
   return settings
 
@@ -173,28 +187,46 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
   return rows
 
 
-def _freeze(kind, values: dict, prefix: str):
-  fields = {field.name: field for field in dataclasses.fields(kind)}
-  for name in values:
-    if name not in fields:
-      raise UserError(f"config.{prefix}{name} is not a setting{nearest(name, fields)}; see jaxreason/settings.py")
-  made = {}
+def _check_types(kind, values, prefix: str) -> None:
+  """Raises UserError unless `values` are settings of the section `kind`, each of its type."""
+  fields = {field.name: field.type for field in dataclasses.fields(kind)}
+  if not isinstance(values, dict):
+    raise UserError(
+      f"config.{prefix[:-1]} expected a section with {', '.join(fields)}, got {values!r} of type {type(values).__name__}"
+    )
   for name, value in values.items():
-    expected = fields[name].type
-    if dataclasses.is_dataclass(expected):
-      made[name] = _freeze(expected, value, f"{prefix}{name}.")
+    if name not in fields:
+      raise UserError(f"config.{prefix}{name} is not a setting{nearest(str(name), fields)}; see jaxreason/settings.py")
+    if dataclasses.is_dataclass(fields[name]):
+      _check_types(fields[name], value, f"{prefix}{name}.")
     else:
-      made[name] = checked(value, expected, f"{prefix}{name}")
-  return kind(**made)
+      _check_type(fields[name], value, f"{prefix}{name}")
 
 
-def checked(value, expected: type, name: str):
-  """`value` as `expected` (an int passes for a float); UserError that names the setting otherwise."""
-  if expected is float and isinstance(value, int) and not isinstance(value, bool):
-    return float(value)
-  if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
+def _check_type(expected: type, value, name: str) -> None:
+  """An int passes for a float, a bool for neither."""
+  passing = (float, int) if expected is float else expected
+  if not isinstance(value, passing) or (expected is not bool and isinstance(value, bool)):
     raise UserError(f"config.{name} expected {expected.__name__}, got {value!r} of type {type(value).__name__}")
-  return value
+
+
+def _fill(config: ml_collections.ConfigDict, defaults: ml_collections.ConfigDict) -> None:
+  """Adds what `config` lacks, and makes floats of the ints that stand for them."""
+  for name, default in defaults.items():
+    if name not in config:
+      config[name] = default
+    elif isinstance(default, ml_collections.ConfigDict):
+      _fill(config[name], default)
+    elif isinstance(default, float) and isinstance(config[name], int):
+      config[name] = float(config[name])
+
+
+def _made(kind, values: dict):
+  """The dataclass of typed values."""
+  types = {field.name: field.type for field in dataclasses.fields(kind)}
+  return kind(
+    **{name: _made(types[name], value) if dataclasses.is_dataclass(types[name]) else value for name, value in values.items()}
+  )
 
 
 def _check(settings: RunSettings) -> None:

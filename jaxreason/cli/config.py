@@ -63,7 +63,7 @@ def locate(source: str) -> Path:
 
 
 def read(path: Path) -> ml_collections.ConfigDict:
-  """What the file's `get_config()` returns.
+  """What the file's `get_config()` returns, with the default of every setting that it leaves out.
 
   Raises:
     UserError: whatever goes wrong inside the file, in one line with the file and the line number.
@@ -87,7 +87,10 @@ def read(path: Path) -> ml_collections.ConfigDict:
     raise UserError(
       f"expected get_config() in {path} to return a ConfigDict, got {type(config).__name__}; start from default_config()"
     )
-  return config
+  try:
+    return settings.complete(config)
+  except UserError as error:
+    raise UserError(f"config file {path}: {error}") from error
 
 
 def apply(config: ml_collections.ConfigDict, overrides: Overrides) -> ml_collections.ConfigDict:

@@ -53,9 +53,7 @@ def stored_settings(workdir: str | Path, step: int | None = None) -> ml_collecti
   host = Checkpoints(checkpoints_of(workdir), read_only=True).read_host(step)
   if host is None:
     return None
-  config = ml_collections.ConfigDict(host["config"])
-  config.lock()
-  return config
+  return settings.complete(ml_collections.ConfigDict(host["config"]))
 
 
 def choose(arguments: argparse.Namespace, config: ml_collections.ConfigDict | None = None) -> Chosen:

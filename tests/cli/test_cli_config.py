@@ -4,7 +4,8 @@ import pytest
 
 from jaxreason import settings
 from jaxreason.cli import config as configs
-from jaxreason.cli.main import take_overrides
+from jaxreason.cli import training
+from jaxreason.cli.main import parse, take_overrides
 from jaxreason.errors import UserError
 
 START = "from jaxreason.settings import default_config\n\ndef get_config():\n  config = default_config()\n"
@@ -99,6 +100,44 @@ def test_a_mistake_inside_a_file_is_told_with_its_line(tmp_path, body, words):
   with pytest.raises(UserError, match=words) as told:
     configs.read(path)
   assert "\n" not in str(told.value) and len(str(told.value)) < 400
+
+
+BARE = "from ml_collections import ConfigDict\n\ndef get_config():\n  return ConfigDict({})\n"
+
+
+@pytest.mark.parametrize(
+  ("values", "words"),
+  [
+    ("{'model': 5}", "mine.py: config.model expected a section with source, .*, got 5 of type int"),
+    ("{'optimizer': {'peek_lr': 1e-3}}", r"config.optimizer.peek_lr is not a setting \(did you mean 'peak_lr'\?\)"),
+    ("{'seed': {'a': 1}}", "config.seed expected int, got {'a': 1} of type dict"),
+    ("{'train': {'steps': None}}", "config.train.steps expected int, got None"),
+    ("{3: 1}", "config.3 is not a setting"),
+  ],
+)
+def test_a_config_from_nothing_is_checked_like_any_other(tmp_path, values, words):
+  path = tmp_path / "mine.py"
+  path.write_text(BARE.format(values))
+  with pytest.raises(UserError, match=words) as told:
+    configs.read(path)
+  assert "\n" not in str(told.value)
+
+
+def test_what_a_config_from_nothing_leaves_out_has_its_default(tmp_path):
+  path = tmp_path / "mine.py"
+  path.write_text(BARE.format("{'sft': {'optimizer': {'peak_lr': 1}}}"))
+  frozen = settings.freeze(configs.load(str(path), [("sft.optimizer.peak_lr", "0.5"), ("optimizer.peak_lr", "1")]))
+  assert (frozen.sft.optimizer.peak_lr, frozen.sft.optimizer.schedule, frozen.optimizer.peak_lr) == (0.5, "cosine", 1.0)
+  for argv in (["sft", "--config.sft.steps=1"], ["train", "--debug"]):
+    training.choose(parse([*argv, f"--config={path}"]), argv[0] == "sft")
+
+
+def test_a_setting_that_refers_to_another_follows_its_override(tmp_path):
+  path = tmp_path / "mine.py"
+  half = "  config.optimizer.end_lr = config.optimizer.get_ref('peak_lr') * 0.5\n"
+  path.write_text(START + "  config.evaluation.samples = config.rollout.get_ref('group')\n" + half + "  return config\n")
+  chosen = settings.freeze(configs.load(str(path), [("rollout.group", "3"), ("optimizer.peak_lr", "1")]))
+  assert (chosen.evaluation.samples, chosen.optimizer.end_lr) == (3, 0.5)
 
 
 def test_a_file_without_get_config_is_told(tmp_path):
