@@ -6,15 +6,16 @@ their units, then lists of exact numbers, then words, then sympy for formulas be
 nothing heavy and settle nearly all answers of grade-school sets in well under a millisecond.
 
 Choices where graders disagree: exact means exact (1/3 is not 0.333333, 0.0000001 is not 0.0000002); a unit may be left
-out but not be another one; `50%` is 0.5 and, for a gold answer without a unit, also 50; nothing but a marked last answer
-counts; alternatives ("3 or 4", several different boxes in a line) are wrong even when one of them is right.
+out but not be another one; where a number is asked for it must be worked out (`23 + 14` is wrong for 37); `50%` is 0.5
+and, for a gold answer without a unit, also 50; nothing but a marked last answer counts; alternatives ("3 or 4", several
+different boxes in a line) are wrong even when one of them is right.
 """
 
 import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from jaxreason.rewards import extraction, latex, listings, notation, numbers
+from jaxreason.rewards import closed_form, extraction, latex, listings, notation, numbers
 from jaxreason.rewards.verdict import Verdict
 
 _WORDS = re.compile(r"\(?([A-Za-z])\)?|[A-Za-z][A-Za-z' .-]*[A-Za-z]{2}[A-Za-z' .-]*")
@@ -116,10 +117,11 @@ def _compare(gold: _Answer, text: str) -> tuple[str, str]:
   gold_list, given_list = (one.listing or (one.quantity and listings.parse(one.text)) for one in (gold, given))
   if gold_list and given_list:
     return _verdict(listings.equal(gold_list, given_list), "as lists of numbers")
-  return _compare_formulas(gold.text, given.text)
+  return _compare_formulas(gold.text, given.text, number=gold.quantity is not None)
 
 
-def _compare_formulas(gold: str, given: str) -> tuple[str, str]:
+def _compare_formulas(gold: str, given: str, *, number: bool) -> tuple[str, str]:
+  """As sympy has it; where a number is asked for, only what is worked out counts."""
   if reason := latex.too_much(given):
     return "limit", f"too large to be evaluated: {reason}"
   (gold, gold_unit), (given, given_unit) = _formula(gold), _formula(given)
@@ -127,6 +129,8 @@ def _compare_formulas(gold: str, given: str) -> tuple[str, str]:
     return "wrong", "another unit"
   if latex.not_a_formula(gold) or latex.not_a_formula(given):
     return "wrong", "as text"
+  if number and closed_form.arithmetic_left(given):
+    return "wrong", "arithmetic left to do"
   same = latex.equal(gold, given)
   return ("unparsable", "a formula that cannot be read") if same is None else _verdict(same, "as formulas")
 

@@ -19,7 +19,7 @@ RIGHT = [  # gold, given
   ("-i", "1/i"), ("-1", r"e^{i\pi}"), ("3+4i", "4i+3"), ("x^2+2x+1", "(x+1)^2"), ("y=2x+1", "y = 1+2x"), ("y=2x+1", "2x+1"),
   (r"\frac{\sqrt{3}}{2}", r"\sqrt{3}/2"), ("n(n+1)/2", r"\frac{n^2+n}{2}"), (r"\tan x", r"\frac{\sin x}{\cos x}"),
   ("120", "5!"),
-  ("10", r"\binom{5}{2}"), ("10", "2+3+5"), ("10", "5+5=10"), (r"3\sqrt{2}\text{ cm}", r"3\sqrt{2}"), ("2ab", "2ba"),
+  ("10", r"\binom{5}{2}"), (r"3\sqrt{2}\text{ cm}", r"3\sqrt{2}"), ("2ab", "2ba"),
   ("(1,2)", "(1, 2)"), (r"\{1,2\}", r"\{2,1\}"), ("1,2", "2 and 1"), ("[0,1)", "[0, 1)"), (r"(-\infty,3)", "(-∞, 3)"),
   ("x>3", r"(3,\infty)"), (r"(3,\infty)", "x>3"), (r"1 \le x \le 3", "[1,3]"), (r"x \in [1,2]", "[1,2]"), ("3, -3", r"\pm 3"),
   (r"x=2 \text{ or } x=3", "2, 3"), ("2,3", r"x=2 \text{ or } x=3"), (r"(-1,\sqrt{2})", r"(-1,\sqrt2)"),
@@ -72,6 +72,45 @@ def test_an_answer_equals_itself(gold):
 def test_unequal_answers_are_wrong(gold, given):
   verdict = grade(boxed(given), gold)
   assert (verdict.status, verdict.reward) == ("wrong", 0.0)
+
+
+UNFINISHED = [  # gold, a whole response
+  ("37", boxed("23 + 14")), ("37", boxed("100-63")), ("37", "The answer is 23 + 14."), ("37", "#### 23+14"),
+  ("37", boxed("37=23+14")), ("37", boxed("x=23+14")), ("37", boxed("x=23+14=37")), ("37", boxed("x+23+14-x")),
+  ("37", boxed(r"23+14 \text{ dollars}")), ("37", boxed(r"\$23+\$14")), ("37", boxed(r"x=23+14+0y")), ("10", boxed("2+3+5")),
+  ("10", boxed("5+5=10")), ("10", boxed("10=10")), ("14", boxed(r"2 \cdot 7")), ("14", boxed("2*7")),
+  ("14", boxed(r"2\times7")),
+  ("14", boxed("2(7)")), ("14", boxed("(2)(7)")), ("14", boxed("{2}{7}")), ("14", boxed("28/4*2")), ("14", boxed(r"84 \div 6")),
+  ("14", boxed("84/3/2")), ("14", boxed(r"\frac{20+8}{2}")), ("14", boxed(r"\frac{2}{\frac{1}{7}}")), ("14", boxed("2^{3}+6")),
+  ("14", boxed(r"\sqrt{4}\sqrt{49}")), ("14", boxed(r"2\sqrt{49}")), ("1/2", boxed(r"\sqrt{4}/4")), ("16", boxed("2^{1+3}")),
+  ("37", boxed(r"\max(3,37)")), ("37", boxed(r"14\frac{23}{1}")), ("x=37", boxed("x=23+14")), ("0.5", boxed(r"(20+30)\%")),
+]  # fmt: skip
+WORKED_OUT = [
+  ("37", r"\sqrt{1369}"), ("37", "x=37"), ("37", "AB = 37"), ("37", "f(2) = 37"), ("37", "74/2"),
+  ("-3", r"-\sqrt{9}"), ("1/2", r"\frac{\sqrt{4}}{4}"), ("-3/4", r"\frac{-3}{4}"), ("3/2", r"1\frac12"), ("1/2", r"\sqrt{1/4}"),
+  ("1/2", r"\sqrt{\frac{1}{4}}"), ("3", r"\log_2(8)"), ("3", r"\log_{2}8"), ("3", r"\sqrt[3]{27}"), ("1/2", "2^{-1}"),
+  ("37", "|-37|"),
+  ("16", "(2^2)^2"), ("60000", r"6\times 10^4"), ("0.37", r"37\%"), ("37", r"x = 37 \text{ cm}"),
+  ("37", r"\sqrt{1369}\text{ cm}"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("gold", "response"), UNFINISHED)
+def test_where_a_number_is_asked_for_arithmetic_left_to_do_is_wrong(gold, response):
+  verdict = grade(response, gold)
+  assert (verdict.status, verdict.reward, verdict.detail) == ("wrong", 0.0, "arithmetic left to do")
+
+
+@pytest.mark.parametrize(("gold", "given"), WORKED_OUT)
+def test_a_number_in_another_closed_form_is_right(gold, given):
+  assert grade(boxed(given), gold).status == "correct"
+
+
+@pytest.mark.parametrize(
+  ("gold", "given"), [(r"2+\sqrt{3}", r"1+1+\sqrt{3}"), ("x^2+1", "x*x+2-1"), ("5+5", "7+3"), (r"2\pi", r"\pi+\pi")]
+)
+def test_a_symbolic_answer_keeps_full_equivalence(gold, given):
+  assert grade(boxed(given), gold).status == "correct"
 
 
 def test_spam_is_wrong_and_a_list_in_boxes_is_a_list():

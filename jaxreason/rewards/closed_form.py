@@ -1,0 +1,57 @@
+"""Floor 3, rewards: whether an answer is worked out.
+
+What enters: an answer in plain notation (see `notation`), without its unit. What leaves: whether arithmetic is left to do
+in it. Where a number is asked for, `23 + 14` restates the problem and `5 + 5 = 10` leaves the reader to choose; an engine
+that evaluates would reward both. A number, a fraction, a root, a power, a logarithm of numbers says one thing in closed
+form, and so does `x = 37`. Only the form is looked at; nothing is computed.
+"""
+
+import re
+
+from jaxreason.rewards import numbers
+
+_COMMAND = re.compile(r"\\[a-zA-Z]+")
+_TEXT = re.compile(r"\\text\s?\{[^{}]*\}")
+_FUNCTION = re.compile(r"(?<![a-zA-Z\\])(?:sin|cos|tan|cot|sec|csc|log|exp|min|max|mod|gcd|lcm|sqrt)(?![a-zA-Z])")
+_SPACE = re.compile(r"\s*([{}()\[\]^_!])\s*")
+_SUBSCRIPT = re.compile(r"_(?:\{[^{}]*\}|\w)")
+_SCIENTIFIC = re.compile(r"\d(?:\.\d+)?\s?(?:\\times|\\cdot|\*)\s?10\^(?:\{[+-]?\d+\}|\d+)")
+_SIGN = re.compile(r"(^|[{(\[,|^])\s*[+-]\s*")
+_DIVISION = re.compile(r"/|\\frac(?![a-zA-Z])")
+_LEFT = re.compile(
+  r"[-+*&=]|\\(?:cdot|times|div|ast|star|bmod|pmod|mod|max|min|gcd|lcm)(?![a-zA-Z])|[^\s]\s*\\[pm][pm](?![a-zA-Z])"
+  r"|(?<![a-zA-Z])(?:max|min|gcd|lcm|mod)(?![a-zA-Z])"
+)
+_SIDE_BY_SIDE = re.compile(  # a product, or a mixed number with a part of one or more
+  r"[\d)}!][(]|[)!][\d{]|\d\s+\d|(?:[\d)}!]\s*)\\(?:frac|sqrt|binom)(?![a-zA-Z])|[\d)}]\s*(?<!\\)[a-zA-Z]|(?:^|[\d)(])\{"
+)
+
+
+def arithmetic_left(text: str) -> bool:
+  """Whether an answer leaves arithmetic to do: an operation between numbers, or more numbers than one said to be equal.
+
+  >>> [arithmetic_left(text) for text in ("23+14", "5+5=10", "2(7)", "x=37", r"\\sqrt{1369}", r"\\frac{-3}{4}")]
+  [True, True, True, False, False, False]
+  """
+  sides = [side.strip() for side in text.split("=")]
+  values = [side for side in sides if not _names(side)] if len(sides) > 1 else sides
+  return len(values) > 1 or any(_worked_on(value) for value in values or sides)
+
+
+def _names(text: str) -> bool:
+  """Whether it has a variable, so that `AB`, `f(2)` and `2x` may be said to equal a number."""
+  bare = _FUNCTION.sub(" ", _COMMAND.sub(" ", _TEXT.sub(" ", text)))
+  return re.search("[a-zA-Z]", bare) is not None
+
+
+def _worked_on(text: str) -> bool:
+  if numbers.quantity(text) is not None:
+    return False
+  text = _SUBSCRIPT.sub("", _SPACE.sub(r"\1", text))
+  text = _SIGN.sub(r"\1", _SCIENTIFIC.sub("1", text))
+  return len(_DIVISION.findall(text)) > 1 or bool(_LEFT.search(text) or _SIDE_BY_SIDE.search(text)) or _divided(text)
+
+
+def _divided(text: str) -> bool:
+  """Whether a slash divides something other than two plain integers: `\\sqrt{16}/4` is to be worked out."""
+  return "/" in re.sub(r"(?<![\d.)}])\d+\s?/\s?\d+(?![\d.])", "", text)
