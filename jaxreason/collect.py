@@ -5,6 +5,8 @@ samples as text, and the step's numbers. While the device decodes the next chunk
 finished. P prompts x G samples.
 """
 
+import hashlib
+import json
 import time
 from concurrent.futures import Future
 from typing import NamedTuple
@@ -71,8 +73,7 @@ def judged_wave(
       row, finished = rows[slot // wave.group], int(stop[slot]) == STOP_TOKEN
       response = run.tokenizer.decode(tokens[slot, : lengths[slot]].tolist())
       asked[slot] = (row, response, finished, int(lengths[slot]))
-      if finished or not run.settings.rewards.require_finished:
-        futures[slot] = pool.submit(item(row, response, finished))
+      futures[slot] = pool.submit(item(row, response, finished))
 
   truncation = dict(top_p=shape.top_p, top_k=shape.top_k, min_p=shape.min_p) if temperature > 0 else {}
   state = engine.run(
@@ -81,12 +82,15 @@ def judged_wave(
     on_finished=on_finished,
   )  # fmt: skip
   began = time.perf_counter()
-  verdicts = [UNFINISHED if future is None else future.result() for future in futures]
-  samples = [Sample(*told, verdict) for told, verdict in zip(asked, verdicts, strict=True)]
+  samples = [Sample(*told, future.result()) for told, future in zip(asked, futures, strict=True)]
+  if run.settings.rewards.require_finished:
+    samples = [sample if sample.finished else cut_off(sample) for sample in samples]
   return Judged(state, samples, time.perf_counter() - began)
 
 
-UNFINISHED = Verdict(0.0, "wrong", detail="cut off by its token budget")
+def cut_off(sample: Sample) -> Sample:
+  """The sample judged wrong, whatever it says, because its budget ended it; its manner is still counted."""
+  return sample._replace(verdict=Verdict(0.0, "wrong", detail="cut off by its token budget", parts=sample.verdict.parts))
 
 
 class Collector:
@@ -104,8 +108,10 @@ class Collector:
 
   @property
   def fingerprint(self) -> str:
-    """Of the rows and their order; a resumed run must find the same."""
-    return self._stream.fingerprint
+    """Of the training rows and their order, the held-out rows and the tokenizer; a resumed run must find the same."""
+    held_out = [self._run.rows.validation, self._run.rows.test]
+    told = json.dumps([self._stream.fingerprint, self._run.tokenizer.fingerprint, held_out], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()
 
   def collect(self, params, step: int) -> tuple[Rollouts, int, list[Sample], dict]:
     """One step's rollouts.

@@ -40,17 +40,21 @@ def evaluate(
   prompts = max(1, shape.prompts * shape.group // samples // whole) * whole
   prepared = run.programs.rollout.prepare(params)
   root = jax.random.fold_in(jax.random.key(run.settings.seed), 3)
+  # Every problem counts: a prompt that training would drop is cut here, and said so.
+  policy = "error" if shape.long_prompts == "error" else "truncate_left"
   found: list[Sample] = []
+  truncated = set()
   for first in range(0, len(rows), prompts):
     chosen = [rows[min(index, len(rows) - 1)] for index in range(first, first + prompts)]
     packed = pack_prompts(
       run.tokenizer, chosen, range(first, first + prompts),
-      bucket=shape.prompt_bucket, max_length=shape.max_prompt_tokens, policy="truncate_left",
+      bucket=shape.prompt_bucket, max_length=shape.max_prompt_tokens, policy=policy,
     )  # fmt: skip
     wave = engine.Wave(packed.tokens, packed.lengths, packed.visit_ids.astype(np.int32), samples, shape.max_new_tokens)
     judged = judged_wave(run, prepared, pool, packed.rows, wave, temperature=temperature, root=root, version=0)
+    truncated |= {visit for visit in packed.truncated if visit < len(rows)}
     found += judged.samples[: samples * (min(first + prompts, len(rows)) - first)]
-  return summary(found, samples), found
+  return summary(found, samples) | {"prompts/truncated": len(truncated)}, found
 
 
 def rights(found: list[Sample], samples: int) -> np.ndarray:

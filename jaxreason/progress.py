@@ -53,11 +53,13 @@ class Progress:
       before, after = (self.results[name]["right"] for name in ("before", "after"))
       self.results["gain"] = {manner: paired_gain(before[manner], after[manner]) for manner in manners}
 
-  def validated(self, step: int, numbers: dict, metrics: MetricsWriter) -> None:
-    """Writes a validation and remembers the best."""
+  def validated(self, step: int, numbers: dict, metrics: MetricsWriter) -> bool:
+    """Writes a validation; whether it is the best so far, whose checkpoint is then kept."""
     metrics.write(step, "eval", numbers)
-    if numbers["pass@1"] > self.best.get("pass@1", -1.0):
+    better = numbers["pass@1"] > self.best.get("pass@1", -1.0)
+    if better:
       self.best = {"step": step + 1, "pass@1": numbers["pass@1"]}
+    return better
 
   def to_host(self) -> dict:
     """As JSON values, for the checkpoint; `best_step` is the step that is kept beside the newest."""

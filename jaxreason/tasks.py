@@ -4,6 +4,7 @@ What enters: `DataSettings`, the number of held-out problems and a seed. What le
 that share no prompt. The table of tasks is at the end.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
 from jaxreason.data import files
@@ -44,6 +45,9 @@ def load(settings: DataSettings, *, problems: int, seed: int) -> Rows:
         f"{len(shared)} of {len(held_out)} {name} prompts are training prompts too, the first is row {shared[0]!r}; "
         "take them out of the training file"
       )
+  shared = overlap(rows.validation, rows.test)
+  if shared:
+    raise UserError(f"{len(shared)} test prompts are validation prompts too, the first is row {shared[0]!r}; separate them")
   return rows
 
 
@@ -84,6 +88,7 @@ def _files(settings: DataSettings, problems: int, seed: int) -> Rows:
     )
 
   def read(source, split):
+    split = "" if Path(source).is_file() else split  # a single file has no parts
     return files.rows_from(
       source, split=split or None, prompt=chosen.prompt, answer=chosen.answer, answer_after=chosen.answer_after or None,
       verifier=chosen.verifier, template=chosen.template or None,

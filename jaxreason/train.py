@@ -26,6 +26,7 @@ from jaxreason.records import Batch, TrainState
 from jaxreason.report.display import Display
 from jaxreason.rewards.pool import VerifierPool
 from jaxreason.rollout.engine import width
+from jaxreason.settings import RunSettings
 
 # Called after every update with (step, phase, state, batch, stats); debugging looks at each.
 Watch = Callable[[int, str, TrainState, Batch, dict], None]
@@ -71,11 +72,10 @@ def train(run: Run, workdir: str | Path, *, show: Display, watch: Watch | None =
           watch(step, phase, state, batch, stats)
         metrics.write(step, phase, stats | numbers | {"time/step": time.perf_counter() - began})
         progress.step, progress.next_visit = step + 1, collector.next_visit
-        if due(settings.evaluation.every, step + 1 - first_rl) and step + 1 < total:
-          progress.validated(step, validate(run, state.params, pool), metrics)
+        best = validation_due(settings, step + 1) and progress.validated(step, validate(run, state.params, pool), metrics)
         if step + 1 == first_rl and settings.train.steps:
           state, reference = begin_rl(run, state)
-        if (due(settings.train.save_every, step + 1) or step + 1 == first_rl) and step + 1 < total:
+        if (best or due(settings.train.save_every, step + 1) or step + 1 == first_rl) and step + 1 < total:
           save(checkpoints, metrics, state, reference, progress, show)
       if "after" not in progress.results:
         progress.record("after", test(run, state.params, pool, show, "after"), metrics, max(total - 1, 0))
@@ -91,6 +91,12 @@ def told_to(show: Display) -> Callable[[int, str, dict], None]:
 def due(every: int, step: int) -> bool:
   """Whether step, counted from 1, is one of every `every`; 0 means never."""
   return every > 0 and step > 0 and step % every == 0
+
+
+def validation_due(settings: RunSettings, step: int) -> bool:
+  """Whether to validate after `step` updates: every so many steps of reinforcement learning, and at its end."""
+  every, done = settings.evaluation.every, step - settings.sft.steps
+  return due(every, done) or (every > 0 and 0 < done == settings.train.steps)
 
 
 def save(checkpoints: Checkpoints, metrics: MetricsWriter, state, reference, progress: Progress, show: Display) -> None:

@@ -47,7 +47,8 @@ def characters(alphabet: str) -> Tokenizer:
       raise UserError(f"character {error.args[0]!r} is outside the alphabet {alphabet!r}; add it to the alphabet") from None
 
   def decode(tokens: Sequence[int]) -> str:
-    places = [int(token) - _FIRST for token in tokens if int(token) not in (PAD, BEGIN, END)]
+    written = list(tokens[:-1] if len(tokens) and int(tokens[-1]) == END else tokens)
+    places = [int(token) - _FIRST for token in written]
     return "".join(alphabet[place] if 0 <= place < len(alphabet) else "\ufffd" for place in places)
 
   def render(prompt: Prompt) -> list[int]:

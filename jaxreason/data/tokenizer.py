@@ -28,7 +28,7 @@ class Tokenizer:
 
   Attributes:
     encode: text -> ids, without adding special tokens.
-    decode: ids -> text; special tokens are skipped.
+    decode: ids -> text without the stop token at its end; any other special token is shown, for a judge must see it.
     render: a row's prompt (str, or messages) -> ids of the whole prompt, up to where the response starts.
     stop_ids: a response ends with any of these; the first is the one that demonstrations teach.
     pad_id: fills arrays. Nothing may be inferred from it: it can equal a stop id.
@@ -76,7 +76,9 @@ def from_transformers(pretrained, *, chat: bool = True, stop_ids: Sequence[int] 
     return pretrained.encode(text, add_special_tokens=False)
 
   def decode(ids: Sequence[int]) -> str:
-    return pretrained.decode([int(i) for i in ids], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    written = [int(i) for i in ids]
+    written = written[:-1] if written and written[-1] in stops else written
+    return pretrained.decode(written, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
   def render_chat(prompt: Prompt) -> list[int]:
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt

@@ -24,9 +24,10 @@ def test_ids_are_the_special_ones_and_then_the_alphabet_in_order():
   assert (tokenizer.pad_id, tokenizer.stop_ids, tokenizer.vocab_size) == (PAD, (END,), 7)
 
 
-def test_decode_skips_special_ids_and_shows_ids_past_the_alphabet():
+def test_decode_drops_the_last_stop_token_and_shows_every_other_special_id():
   tokenizer = characters("ab")
-  assert tokenizer.decode(np.array([BEGIN, 3, 4, END, PAD], np.int32)) == "ab"
+  assert tokenizer.decode(np.array([3, 4, END], np.int32)) == "ab"
+  assert tokenizer.decode(np.array([3, PAD, BEGIN, 4, END], np.int32)) == "a\ufffd\ufffdb"
   assert tokenizer.decode([3, 63]) == "a\ufffd"
 
 

@@ -70,7 +70,7 @@ def test_a_demonstration_follows_its_prompt_and_ends_with_the_stop():
   batch = demonstrations.batch(TOKENIZER, ROWS, length=48)
   assert batch.tokens.shape == (24, 48) and batch.tokens.dtype == np.int32
   for row, tokens, prompt, length in zip(ROWS, batch.tokens, batch.prompt_lengths, batch.lengths, strict=True):
-    assert tokens[0] == BEGIN and TOKENIZER.decode(tokens[:prompt]) == row["prompt"]
+    assert tokens[0] == BEGIN and TOKENIZER.decode(tokens[1:prompt]) == row["prompt"]
     assert TOKENIZER.decode(tokens[prompt : length - 1]) == row["demonstration"]
     assert tokens[length - 1] == END and not tokens[length:].any()
 

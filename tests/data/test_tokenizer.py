@@ -38,12 +38,13 @@ def chat():
   return pretrained()
 
 
-def test_text_comes_back_and_special_tokens_do_not(chat):
+def test_text_comes_back_without_the_stop_token_and_with_any_other_special_token(chat):
   tokenizer = from_transformers(chat)
   for text in ("23 + 14 = 37 .  The answer is \\boxed{37} ,", "é 数学 🙂 don 't\n\n", ""):
     assert tokenizer.decode(tokenizer.encode(text)) == text
-  ids = np.array([*tokenizer.encode("yes"), *tokenizer.stop_ids], np.int32)
-  assert tokenizer.decode(ids) == "yes"
+  assert tokenizer.decode(np.array([*tokenizer.encode("yes"), tokenizer.stop_ids[0]], np.int32)) == "yes"
+  broken = [*tokenizer.encode("4"), chat.convert_tokens_to_ids("<|im_start|>"), *tokenizer.encode("2"), tokenizer.stop_ids[0]]
+  assert tokenizer.decode(broken) != "42"
 
 
 def test_encode_adds_nothing(chat):

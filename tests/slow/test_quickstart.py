@@ -1,10 +1,17 @@
 """The quickstart's promise, seed by seed, and its control. Run by `make test-slow`; the numbers go to docs/results.md."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
+
+
+def as_a_user() -> dict:
+  """The environment without what the suite sets for itself: one device, optimised code."""
+  ours = ("JAX_", "XLA_")
+  return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 
 def quickstart(workdir, *overrides) -> dict:
@@ -18,7 +25,7 @@ def quickstart(workdir, *overrides) -> dict:
     f"--workdir={workdir}",
     "--platform=cpu",
   ]
-  subprocess.run([*command, *overrides], check=True)
+  subprocess.run([*command, *overrides], check=True, env=as_a_user())
   return json.loads((workdir / "results.json").read_text())
 
 
