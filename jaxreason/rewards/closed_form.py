@@ -17,14 +17,16 @@ _SPACE = re.compile(r"\s*([{}()\[\]^_!])\s*")
 _SUBSCRIPT = re.compile(r"_(?:\{[^{}]*\}|\w)")
 _SCIENTIFIC = re.compile(r"\d(?:\.\d+)?\s?(?:\\times|\\cdot|\*)\s?10\^(?:\{[+-]?\d+\}|\d+)")
 _SIGN = re.compile(r"(^|[{(\[,|^])\s*[+-]\s*")
-_DIVISION = re.compile(r"/|\\frac(?![a-zA-Z])")
+_DIVISION = re.compile(r"/|\\frac(?![a-zA-Z])|\^[{(]?-")
 _LEFT = re.compile(
   r"[-+*&=]|\\(?:cdot|times|div|ast|star|bmod|pmod|mod|max|min|gcd|lcm)(?![a-zA-Z])|[^\s]\s*\\[pm][pm](?![a-zA-Z])"
   r"|(?<![a-zA-Z])(?:max|min|gcd|lcm|mod)(?![a-zA-Z])"
 )
 _SIDE_BY_SIDE = re.compile(  # a product, or a mixed number with a part of one or more
-  r"[\d)}!][(]|[)!][\d{]|\d\s+\d|(?:[\d)}!]\s*)\\(?:frac|sqrt|binom)(?![a-zA-Z])|[\d)}]\s*(?<!\\)[a-zA-Z]|(?:^|[\d)(])\{"
+  r"[\d)}!]\(|[)!][\d{]|\d\s+\d|[\d)}!]\s*\\(?:frac|sqrt|binom|lfloor|lceil)(?![a-zA-Z])|[\d)}]\s*(?<!\\)[a-zA-Z]"
+  r"|(?:^|[\d)(])\{|(?:\^|\\sqrt(?:\[\d+\])?)\{[^{}]*\}\s*[\d{\\]|\\r(?:floor|ceil)\s*[^\s})]"
 )
+_BARS = re.compile(r"[^|]*|\|[^|]*\|")
 
 
 def arithmetic_left(text: str) -> bool:
@@ -48,10 +50,14 @@ def _worked_on(text: str) -> bool:
   if numbers.quantity(text) is not None:
     return False
   text = _SUBSCRIPT.sub("", _SPACE.sub(r"\1", text))
-  text = _SIGN.sub(r"\1", _SCIENTIFIC.sub("1", text))
-  return len(_DIVISION.findall(text)) > 1 or bool(_LEFT.search(text) or _SIDE_BY_SIDE.search(text)) or _divided(text)
+  text = _SCIENTIFIC.sub("1", text)
+  divisions = len(_DIVISION.findall(text))  # those by a negative power, too
+  text = _SIGN.sub(r"\1", text)
+  if divisions > 1 or not _BARS.fullmatch(text.removeprefix("-")):
+    return True
+  return bool(_LEFT.search(text) or _SIDE_BY_SIDE.search(text)) or _divided(text)
 
 
 def _divided(text: str) -> bool:
-  """Whether a slash divides something other than two plain integers: `\\sqrt{16}/4` is to be worked out."""
-  return "/" in re.sub(r"(?<![\d.)}])\d+\s?/\s?\d+(?![\d.])", "", text)
+  """Whether a slash divides more than integers: `\\sqrt{16}/4` is to be worked out, an angle `\\pi/3` is not."""
+  return "/" in re.sub(r"(?<![\d.)}])(?:\d+|\d*\\pi)\s?/\s?\d+(?![\d.])", "", text)
