@@ -6,6 +6,7 @@ their shardings and donations bound. `read` checks all that can be checked witho
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +23,12 @@ from jaxreason.data import tokenizer as tokenizers
 from jaxreason.data.characters import FILE as CHARACTERS_FILE
 from jaxreason.data.characters import characters, load_characters
 from jaxreason.data.tokenizer import Tokenizer
-from jaxreason.errors import UserError
+from jaxreason.errors import UserError, nearest
 from jaxreason.model import weights
 from jaxreason.model.config import ModelConfig
 from jaxreason.objective import SFT, Objective
 from jaxreason.records import TrainState
+from jaxreason.rewards.pool import VERIFIERS
 from jaxreason.rollout import prepare
 from jaxreason.rollout import programs as rollout_programs
 from jaxreason.rollout.engine import RolloutPrograms
@@ -83,8 +85,16 @@ def build(settings: RunSettings, *, devices=None) -> Run:
 def read(settings: RunSettings) -> Parts:
   """Rows, tokenizer and model sizes: all that can be wrong without a device. Raises UserError for what is."""
   rows = tasks.load(settings.data, problems=settings.evaluation.problems, seed=settings.seed)
+  check_rows(settings, rows)
   tokenizer = load_tokenizer(settings)
-  return Parts(settings, rows, tokenizer, model_config(settings, tokenizer))
+  config = model_config(settings, tokenizer)
+  shape = settings.rollout
+  if settings.model.source and shape.max_prompt_tokens + shape.max_new_tokens > config.max_positions:
+    raise UserError(
+      f"config.rollout.max_prompt_tokens={shape.max_prompt_tokens} and max_new_tokens={shape.max_new_tokens} expected to fit "
+      f"into the {config.max_positions} positions of {settings.model.source}; lower one of them"
+    )
+  return Parts(settings, rows, tokenizer, config)
 
 
 def place(parts: Parts, *, devices=None) -> Run:
@@ -98,6 +108,18 @@ def place(parts: Parts, *, devices=None) -> Run:
   )
   programs = compile_programs(settings, config, mesh)
   return Run(settings, parts.rows, parts.tokenizer, config, mesh, programs, initial_params(settings, config, mesh))
+
+
+def check_rows(settings: RunSettings, rows: Rows) -> None:
+  """Raises UserError for rows that nobody can judge, or that supervised steps cannot imitate."""
+  for row in itertools.chain(*rows):
+    if row["verifier"] not in VERIFIERS:
+      raise UserError(
+        f"row {row['id']!r} expected a verifier among {', '.join(VERIFIERS)}, got {row['verifier']!r}"
+        f"{nearest(row['verifier'], VERIFIERS)}; for files, set config.data.files.verifier"
+      )
+  if settings.sft.steps and not all(row.get("demonstration") for row in rows.train[: settings.sft.rows or None]):
+    raise UserError("config.sft.steps expected rows with demonstrations, got rows without; set config.sft.steps=0")
 
 
 def check_batches(settings: RunSettings, mesh) -> None:

@@ -41,8 +41,15 @@ class OptimizerConfig:
       raise UserError(
         f"optimizer.schedule expected one of {', '.join(SCHEDULES)}, got {self.schedule!r}{nearest(self.schedule, SCHEDULES)}"
       )
-    if self.peak_lr < 0 or self.warmup_steps < 0:
+    if not (self.peak_lr >= 0 and self.warmup_steps >= 0):
       raise UserError(f"optimizer expected peak_lr and warmup_steps >= 0, got {self.peak_lr} and {self.warmup_steps}")
+    if not (self.end_lr >= 0 and self.weight_decay >= 0 and self.clip_norm >= 0):
+      raise UserError(
+        f"optimizer expected end_lr, weight_decay and clip_norm >= 0, got {self.end_lr}, {self.weight_decay} and "
+        f"{self.clip_norm}"
+      )
+    if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1 and self.eps > 0):
+      raise UserError(f"optimizer expected b1 and b2 in [0, 1) and eps > 0, got {self.b1}, {self.b2} and {self.eps}")
 
 
 def _cosine(config, steps):

@@ -6,6 +6,7 @@ no ConfigDict goes further than `freeze`. The dataclasses are the one place wher
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import ml_collections
@@ -229,25 +230,43 @@ def _made(kind, values: dict):
   )
 
 
+# Setting, least and most; each room checks the bounds of its own dataclass itself.
+BOUNDS = (
+  ("seed", 0, 2**32 - 1),
+  ("data.train_rows", 0, math.inf),
+  ("sft.steps", 0, math.inf),
+  ("sft.batch", 1, math.inf),
+  ("sft.rows", 0, math.inf),
+  ("sft.max_tokens", 1, math.inf),
+  ("sft.micro_batches", 1, math.inf),
+  ("train.steps", 0, math.inf),
+  ("train.micro_batches", 1, math.inf),
+  ("train.chunk_tokens", 1, math.inf),
+  ("train.save_every", 1, math.inf),
+  ("train.keep", 1, math.inf),
+  ("rewards.workers", 0, math.inf),
+  ("rewards.deadline_s", 0.001, math.inf),
+  ("rewards.memory_mb", 64, math.inf),
+  ("rewards.max_unjudged", 0, 1),
+  ("evaluation.problems", 1, math.inf),
+  ("evaluation.samples", 1, math.inf),
+  ("evaluation.every", 0, math.inf),
+)
+
+
 def _check(settings: RunSettings) -> None:
   """What no single section can see."""
-  at_least = {
-    "train.steps": (settings.train.steps, 0),
-    "train.save_every": (settings.train.save_every, 1),
-    "train.keep": (settings.train.keep, 1),
-    "train.micro_batches": (settings.train.micro_batches, 1),
-    "sft.steps": (settings.sft.steps, 0),
-    "sft.batch": (settings.sft.batch, 1),
-    "sft.micro_batches": (settings.sft.micro_batches, 1),
-    "evaluation.problems": (settings.evaluation.problems, 1),
-    "evaluation.samples": (settings.evaluation.samples, 1),
-    "evaluation.every": (settings.evaluation.every, 0),
-    "rewards.workers": (settings.rewards.workers, 0),
-    "seed": (settings.seed, 0),
-  }
-  for name, (value, least) in at_least.items():
-    if value < least:
-      raise UserError(f"config.{name} expected at least {least}, got {value}")
+  for name, least, most in BOUNDS:
+    section, _, last = name.rpartition(".")
+    value = vars(vars(settings)[section] if section else settings)[last]
+    if not least <= value <= most:  # nan is out of all bounds
+      raise UserError(
+        f"config.{name} expected at least {least}{f' and at most {most}' if most < math.inf else ''}, got {value}"
+      )
+  if not settings.model.rope_theta > 0:
+    raise UserError(f"config.model.rope_theta expected > 0, got {settings.model.rope_theta}")
+  if settings.data.task != "files" and settings.data.train_rows < 1:
+    raise UserError(f"config.data.train_rows expected at least 1 for a generated task, got {settings.data.train_rows}")
   samples = settings.rollout.prompts * settings.rollout.group
   for name, size, parts in (
     ("train", samples, settings.train.micro_batches),

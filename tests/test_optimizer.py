@@ -71,6 +71,13 @@ def test_gradients_are_scaled_down_to_the_clip_norm_and_never_up():
     (dict(schedule="cosin"), "optimizer.schedule expected one of constant, cosine, got 'cosin' .did you mean 'cosine'"),
     (dict(peak_lr=-1.0), "optimizer expected peak_lr and warmup_steps >= 0, got -1.0 and 0"),
     (dict(warmup_steps=-1), "optimizer expected peak_lr and warmup_steps >= 0"),
+    (dict(peak_lr=float("nan")), "optimizer expected peak_lr and warmup_steps >= 0, got nan"),
+    (dict(clip_norm=-1.0), "optimizer expected end_lr, weight_decay and clip_norm >= 0, got 0.0, 0.0 and -1.0"),
+    (dict(weight_decay=-0.1), "weight_decay and clip_norm >= 0, got 0.0, -0.1 and 1.0"),
+    (dict(end_lr=-0.1), "expected end_lr"),
+    (dict(b1=1.0), r"optimizer expected b1 and b2 in \[0, 1\) and eps > 0, got 1.0, 0.999 and 1e-08"),
+    (dict(b2=-0.1), "expected b1 and b2"),
+    (dict(eps=0.0), "eps > 0, got 0.9, 0.999 and 0.0"),
   ],
 )
 def test_a_wrong_setting_is_told_in_one_line(changes, told):

@@ -44,6 +44,8 @@ class Wrong(Exception):
 
 def command(arguments: argparse.Namespace) -> int:
   """Runs all checks and tells each; 0 when all are well, 1 otherwise."""
+  if arguments.overrides:
+    raise UserError(f"jaxreason doctor reads no config, got --config.{arguments.overrides[0][0]}; leave it out")
   workdir = Path(arguments.workdir or "runs")
   looks: dict[str, Callable[[], str]] = {
     "python": _python,

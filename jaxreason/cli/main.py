@@ -87,6 +87,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     name = unknown[0].partition("=")[0]
     known = flags[arguments.name]
     raise UserError(f"jaxreason {arguments.name} got {unknown[0]!r}, which it does not know{nearest(name, known)}; see --help")
+  if arguments.workdir == "":
+    raise UserError("--workdir expected a directory, got an empty path; name one or leave --workdir out")
   arguments.overrides = overrides
   return arguments
 

@@ -62,6 +62,8 @@ def test_mistakes_are_told_in_one_line_before_a_device_is_touched(config_file, t
     (["train", "--replay=absent.npz"], "--replay expected a file, got absent.npz, which does not exist"),
     (["train", f"--replay={tmp_path}"], "--replay expected a file, got .*, which is a directory"),
     (["train", f"--config={tmp_path}"], "--config expected a file .*, which is a directory"),
+    (["train", "--config=quickstart", "--workdir="], "--workdir expected a directory, got an empty path"),
+    (["doctor", "--config.seed=1"], "jaxreason doctor reads no config, got --config.seed; leave it out"),
     (["eval"], "jaxreason eval expected --workdir of a run or --model, got neither"),
     (["eval", f"--workdir={tmp_path}"], "expected a run's directory, got .* without a checkpoint"),
     (["eval", "--model=absent"], "--model expected --config beside it"),
