@@ -18,7 +18,6 @@ from jaxreason.checkpoint import Checkpoints, SaveFailed
 from jaxreason.collect import Collector, Sample
 from jaxreason.data import demonstrations
 from jaxreason.data.stream import PromptStream, visits
-from jaxreason.errors import UserError
 from jaxreason.evaluate import evaluate, rights
 from jaxreason.metrics import MetricsWriter
 from jaxreason.progress import Progress, begin_rl, resume, saved_tree
@@ -141,8 +140,6 @@ class Demonstrations:
   def __init__(self, run: Run):
     self._run = run
     rows = run.rows.train[: run.settings.sft.rows or None]
-    if run.settings.sft.steps and not all(row.get("demonstration") for row in rows):
-      raise UserError("config.sft.steps expected rows with demonstrations, got rows without; set config.sft.steps=0")
     self._stream = PromptStream(rows, seed=run.settings.seed + 1)
 
   def batch(self, step: int) -> Batch:

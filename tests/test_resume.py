@@ -108,7 +108,7 @@ def test_the_undisturbed_run_went_through_every_phase(whole):
   rows, results = metrics.read(whole[0]), whole[1]
   phases = [row["phase"] for row in rows]
   assert {name: phases.count(name) for name in dict.fromkeys(phases)} == {
-    "sft": 24, "test_before": 1, "train": 6, "eval": 2, "test_after": 1,
+    "sft": 24, "test_before": 1, "train": 6, "eval": 3, "test_after": 1,
   }  # fmt: skip
   assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
   assert sum(row["reward"] > 0 and row["grad_norm"] > 0 for row in rows if row["phase"] == "train") > 2
