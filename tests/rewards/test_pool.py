@@ -356,7 +356,8 @@ def test_a_hung_verifiers_children_die_with_it(pool_of, tmp_path):
 
 
 _PARENT = """
-import sys, threading, time, warnings
+import signal, sys, threading, time, warnings
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background of a shell has it ignored
 warnings.simplefilter("ignore")
 from jaxreason.rewards.pool import VerifierPool
 with VerifierPool({"obey": "badverifiers:obey"}, workers=2, deadline_s=300) as pool:
@@ -377,7 +378,10 @@ def test_nothing_is_left_when_the_trainer_is_killed_or_interrupted(how):
     assert len(pids) == 2
     assert all(map(is_alive, pids))
     parent.send_signal(how)
-    assert parent.wait(timeout=10) != 0
+    try:
+      assert parent.wait(timeout=10) != 0
+    finally:
+      parent.kill()  # or leaving the block would wait for ever
   assert gone(pids)
 
 
