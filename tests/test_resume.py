@@ -161,11 +161,13 @@ def test_other_settings_are_refused_in_one_line(again, changes, told):
   assert files(again) == before
 
 
-def test_other_data_are_refused_in_one_line(again):
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_other_data_are_refused_in_one_line(again, split):
+  """One answer among the rows that a run learns from or is measured on."""
   run = run_of()
-  rows = [*run.rows.train[:-1], run.rows.train[-1] | {"answer": "999"}]
-  with pytest.raises(UserError, match="expected the training data that this run was started with, got other rows") as error:
-    quietly(run._replace(rows=run.rows._replace(train=rows)), again)
+  rows = [*getattr(run.rows, split)[:-1], getattr(run.rows, split)[-1] | {"answer": "999"}]
+  with pytest.raises(UserError, match="that this run was started with, got other rows") as error:
+    quietly(run._replace(rows=run.rows._replace(**{split: rows})), again)
   assert "\n" not in str(error.value)
 
 
