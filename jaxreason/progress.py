@@ -8,7 +8,6 @@ import dataclasses
 from typing import Any
 
 import jax
-import ml_collections
 
 from jaxreason import __version__, build, settings
 from jaxreason.build import Run
@@ -116,8 +115,7 @@ def begin_rl(run: Run, state: TrainState) -> tuple[TrainState, Any]:
 
 def check_same(host: dict, chosen: settings.RunSettings, fingerprint: str) -> None:
   """Raises UserError when a checkpoint was made under other settings or data."""
-  stored = settings.complete(ml_collections.ConfigDict(host["config"])).to_dict()  # what was added since has its default
-  before, now = settings.flat(stored), settings.flat(settings.thaw(chosen))
+  before, now = settings.flat(settings.completed(host["config"])), settings.flat(settings.thaw(chosen))
   # A run may be made longer or shorter where no schedule looks at its length.
   free = (*FREE, "train.steps") if chosen.optimizer.schedule == "constant" else FREE
   for name in sorted(before.keys() | now.keys()):

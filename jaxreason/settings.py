@@ -180,6 +180,11 @@ def thaw(settings: RunSettings) -> dict[str, Any]:
   return dataclasses.asdict(settings)
 
 
+def completed(values: dict[str, Any]) -> dict[str, Any]:
+  """`thaw`ed settings of an earlier version with the default of every setting that has been added since."""
+  return complete(ml_collections.ConfigDict(values)).to_dict()
+
+
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
   """{'optimizer': {'peak_lr': x}} -> {'optimizer.peak_lr': x}."""
   rows = {}
