@@ -40,11 +40,11 @@ def settings(**changes) -> RunSettings:
 
 
 @functools.cache
-def learner() -> Run:
-  """A run that has time to learn: the tests that share it share its compiled programs."""
+def learner(data: int = 1, fsdp: int = 1) -> Run:
+  """A run that has time to learn, over data x fsdp devices: the tests that share it share its compiled programs."""
   longer = dict(sft__steps=40, sft__batch=32, rollout__prompts=8, rollout__group=8, train__steps=100)
   plain = dict(objective__kl_coef=0.0, optimizer__peak_lr=2e-3, train__save_every=1000, evaluation__every=50)
-  return build(settings(**longer, **plain), devices=jax.devices()[:1])
+  return build(settings(**longer, **plain, mesh__data=data, mesh__fsdp=fsdp), devices=jax.devices()[: data * fsdp])
 
 
 @functools.cache

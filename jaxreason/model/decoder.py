@@ -81,7 +81,8 @@ def head(params: Params) -> jax.Array:
 
 def embed(params: Params, config: ModelConfig, tokens) -> jax.Array:
   """[B, T, D] in the compute dtype."""
-  return params.embedding[tokens].astype(config.compute_dtype)
+  # Whole along D: a lookup in rows cut over fsdp would have to trade places with a batch that is cut over it too.
+  return shard(params.embedding, ("vocab", "embed"))[tokens].astype(config.compute_dtype)
 
 
 def rms_norm(x, scale, eps: float) -> jax.Array:
