@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxreason import assemble as assembly
-from jaxreason import optimizer, policy, sharding, tasks
+from jaxreason import optimizer, packing, sharding, tasks
 from jaxreason import update as updates
 from jaxreason.data import tokenizer as tokenizers
 from jaxreason.data.characters import FILE as CHARACTERS_FILE
@@ -27,7 +27,7 @@ from jaxreason.errors import UserError, nearest
 from jaxreason.model import weights
 from jaxreason.model.config import ModelConfig
 from jaxreason.objective import SFT, Objective
-from jaxreason.records import TrainState
+from jaxreason.records import Layout, TrainState
 from jaxreason.rewards.pool import VERIFIERS
 from jaxreason.rollout import prepare
 from jaxreason.rollout import programs as rollout_programs
@@ -221,6 +221,25 @@ def abstract_state(settings: RunSettings, config: ModelConfig, mesh, phase: str)
   return jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, shardings)
 
 
+def layout_of(run: Run, phase: str, prompt_lengths, lengths, columns: int) -> Layout | None:
+  """Where the samples of a batch lie in the packed rows of phase "sft" or "train"; None where it does not pack.
+
+  Args:
+    run: its settings and mesh count.
+    phase: "sft" or "train".
+    prompt_lengths: [B] tokens, on the host.
+    lengths: [B] tokens of prompt and completion.
+    columns: S, of the batch's tokens.
+  """
+  chosen, group = {"sft": (run.settings.sft, 1), "train": (run.settings.train, run.settings.rollout.group)}[phase]
+  if not chosen.row_tokens:
+    return None
+  return packing.pack(
+    prompt_lengths, lengths, columns=columns, row_tokens=chosen.row_tokens, micro_batches=chosen.micro_batches,
+    group=group, multiple=sharding.batch_shards(run.mesh),
+  )  # fmt: skip
+
+
 def compile_programs(settings: RunSettings, config: ModelConfig, mesh) -> Programs:
   """Every jitted function of a run. Nothing is compiled before it is first called."""
   jit = jax.jit
@@ -240,13 +259,9 @@ def compile_programs(settings: RunSettings, config: ModelConfig, mesh) -> Progra
     begin = functools.partial(updates.initialize, transformation=transformation(settings, config, phase))
     return jit(begin, out_shardings=shardings(phase))
 
-  def reference(params, batch, temperature):
-    logprobs, _ = policy.completion_logprobs(
-      params, config, batch.tokens, batch.prompt_lengths, batch.lengths, batch.mask.shape[1],
-      temperature=temperature, chunk_tokens=chunk_tokens,
-    )  # fmt: skip
-    return batch.replace(reference_logprobs=logprobs)
-
+  reference = functools.partial(
+    updates.with_reference, config=config, micro_batches=settings.train.micro_batches, chunk_tokens=chunk_tokens
+  )
   return Programs(
     rollout=_rollout_programs(config),
     assemble=jit(functools.partial(assembly.assemble, objective=settings.objective), static_argnames="width"),

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxreason.build import Run
+from jaxreason.build import Run, layout_of
 from jaxreason.data.prompts import pack_prompts
 from jaxreason.data.stream import PromptStream, visits
 from jaxreason.errors import UserError
-from jaxreason.records import STOP_TOKEN, Rollouts
+from jaxreason.records import STOP_TOKEN, Layout, Rollouts
 from jaxreason.rewards.pool import VerifierPool
 from jaxreason.rewards.verdict import Verdict
 from jaxreason.rollout import engine
@@ -41,6 +41,16 @@ class Judged(NamedTuple):
   state: DecodeState
   samples: list[Sample]
   reward_wait: float  # seconds of verification that decoding did not hide
+
+
+class Collected(NamedTuple):
+  """One step's rollouts."""
+
+  rollouts: Rollouts
+  width: int  # completion columns of its batch, which hold the longest completion
+  layout: Layout | None  # where its samples lie in packed rows; None where they are not packed
+  samples: list[Sample]
+  numbers: dict
 
 
 def item(row: dict, response: str, finished: bool) -> dict:
@@ -113,15 +123,12 @@ class Collector:
     told = json.dumps([self._stream.fingerprint, self._run.tokenizer.fingerprint, held_out], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()
 
-  def collect(self, params, step: int) -> tuple[Rollouts, int, list[Sample], dict]:
+  def collect(self, params, step: int) -> Collected:
     """One step's rollouts.
 
     Args:
       params: the policy's master weights.
       step: updates they have seen.
-
-    Returns:
-      (rollouts, width, samples, numbers): width holds the longest completion.
 
     Raises:
       UserError: more samples without a verdict than `rewards.max_unjudged` allows.
@@ -149,9 +156,17 @@ class Collector:
       "time/reward_wait": judged.reward_wait,
       "perf/rollout_tokens_per_second": sum(sample.tokens for sample in judged.samples) / seconds,
     }
-    longest = max(sample.tokens for sample in judged.samples)
     rollouts = self._rollouts(wave, judged.state, rewards.reshape(groups), valid.reshape(groups))
-    return rollouts, engine.width(longest, shape.chunk, shape.max_new_tokens), judged.samples, numbers
+    width, layout = self._shape(wave, np.array([sample.tokens for sample in judged.samples]))
+    return Collected(rollouts, width, layout, judged.samples, numbers)
+
+  def _shape(self, wave: engine.Wave, written: np.ndarray) -> tuple[int, Layout | None]:
+    """Completion columns of the batch, and its layout. Packed, columns cost nothing, and one width is one program."""
+    shape = self._run.settings.rollout
+    packed = self._run.settings.train.row_tokens > 0
+    width = wave.budget if packed else engine.width(int(written.max()), shape.chunk, wave.budget)
+    prompts = np.repeat(wave.lengths, wave.group)
+    return width, layout_of(self._run, "train", prompts, prompts + written, wave.prompts.shape[1] + width)
 
   def _next_prompts(self):
     """The next P prompts that fit; dropped ones are replaced by the prompts that follow them in the stream."""

@@ -30,7 +30,7 @@ from jaxreason.model import decoder, weights
 from jaxreason.model.config import ModelConfig
 from jaxreason.model.weights import Params
 from jaxreason.objective import Objective
-from jaxreason.records import Batch, TrainState
+from jaxreason.records import Batch, Layout, TrainState
 from jaxreason.settings import RunSettings
 
 _FORMAT = 1
@@ -136,6 +136,8 @@ def load(path: str | os.PathLike) -> Dump:
   params = jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(arrays[f"params/{name}"]) for name in _named(like)])
   fields = [field.name for field in dataclasses.fields(Batch)]
   batch = Batch(**{name: jnp.asarray(arrays[f"batch/{name}"]) for name in fields if f"batch/{name}" in arrays})
+  if "batch/layout/rows" in arrays:
+    batch = batch.replace(layout=Layout(*(jnp.asarray(arrays[f"batch/layout/{name}"]) for name in Layout._fields)))
   settings = settings_room.freeze(ml_collections.ConfigDict(head["settings"]))
   return Dump(params, batch, settings, config, head["phase"], head["step"])
 

@@ -12,10 +12,20 @@ from jaxreason import logprobs as logprob_functions
 from jaxreason.model import decoder
 from jaxreason.model.config import ModelConfig
 from jaxreason.model.weights import Params
+from jaxreason.records import Layout
 
 
 def completion_logprobs(
-  params: Params, config: ModelConfig, tokens, prompt_lengths, lengths, width: int, *, temperature, chunk_tokens: int = 1024
+  params: Params,
+  config: ModelConfig,
+  tokens,
+  prompt_lengths,
+  lengths,
+  width: int,
+  *,
+  temperature,
+  chunk_tokens: int = 1024,
+  layout: Layout | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Log-probability and entropy of the completion tokens of right-padded sequences.
 
@@ -28,10 +38,15 @@ def completion_logprobs(
     width: static T; completion token t of a row is in column prompt_length + t.
     temperature: scalar > 0, the sampler's.
     chunk_tokens: see `logprobs.from_hidden`.
+    layout: of `packing.pack` for these samples, as one micro-batch: they are computed in packed rows, to the same numbers.
 
   Returns:
     (logprobs, entropy), [B, T] float32 each, nats; meaningless where a row has no token t.
   """
+  if layout is not None:
+    return _packed_logprobs(
+      params, config, tokens, prompt_lengths, width, layout, temperature=temperature, chunk_tokens=chunk_tokens
+    )
   B, S = tokens.shape
   columns = jnp.arange(S, dtype=jnp.int32)
   positions = jnp.broadcast_to(columns[None], (B, S))
@@ -43,3 +58,26 @@ def completion_logprobs(
   return logprob_functions.from_hidden(
     predictors, decoder.head(params), taken, temperature=temperature, chunk_tokens=chunk_tokens
   )
+
+
+def _packed_logprobs(params, config, tokens, prompt_lengths, width, layout: Layout, *, temperature, chunk_tokens):
+  """The same in the rows of a layout. R rows of W columns hold B samples; gathers stay within a row until the last one."""
+  (B, S), (R, W) = tokens.shape, layout.rows.shape
+  real = layout.rows < B * S
+  sample, position = jnp.minimum(layout.rows // S, B - 1), layout.rows % S
+  prompt = position < prompt_lengths[sample]
+  packed = jnp.where(real, tokens.reshape(-1)[jnp.minimum(layout.rows, B * S - 1)], 0)
+  segments = (jnp.where(real, layout.prompt_of[sample] + 1, 0), jnp.where(real & ~prompt, sample + 1, 0))
+  hidden = decoder.apply(params, config, packed, jnp.where(real, position, 0), segments=segments).hidden
+
+  # Which column of which row holds token t of sample i, as [B·S] flat places; a shared prompt's are its owner's.
+  place = jnp.zeros(B * S, jnp.int32).at[layout.rows.reshape(-1)].set(jnp.arange(R * W, dtype=jnp.int32), mode="drop")
+  before = jnp.maximum(position - 1, 0)
+  holder = jnp.where(before < prompt_lengths[sample], layout.prompt_of[sample], sample)
+  predictors = jnp.take_along_axis(hidden, (place[holder * S + before] % W)[:, :, None], axis=1)
+  logprobs, entropy = logprob_functions.from_hidden(
+    predictors, decoder.head(params), packed, temperature=temperature, chunk_tokens=chunk_tokens
+  )
+  token = jnp.clip(prompt_lengths[:, None] + jnp.arange(width, dtype=jnp.int32)[None], 1, S - 1)
+  at = place[jnp.arange(B, dtype=jnp.int32)[:, None] * S + token]
+  return logprobs.reshape(-1)[at], entropy.reshape(-1)[at]

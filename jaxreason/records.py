@@ -5,7 +5,7 @@ is on its line. A group is a static axis [P, G] with a validity mask, and masks 
 writes: nothing is inferred from padding. B sequences = P prompts x G samples, T completion tokens, S whole sequence.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from flax import struct
@@ -31,6 +31,13 @@ class Rollouts:
   judged: Any  # [P, G] bool, False where no verdict could be given
 
 
+class Layout(NamedTuple):
+  """Where samples lie in packed rows; see `packing`. Micro-batch m has samples m·n to m·n + n and rows m·R to m·R + R."""
+
+  rows: Any  # [M·R, W] int32: i·S + t for token t of the micro-batch's sample i, n·S for padding
+  prompt_of: Any  # [B] int32: the micro-batch's sample whose copy of the prompt this one reads, often itself
+
+
 @struct.dataclass
 class Batch:
   """B samples of one update. Token t of a completion sits in column prompt_lengths + t."""
@@ -42,6 +49,7 @@ class Batch:
   behavior_logprobs: Any  # [B, T] float32, nats; zeros in supervised batches
   advantages: Any  # [B, T] float32
   reference_logprobs: Any = None  # [B, T] float32, nats, when the objective has a KL term
+  layout: Layout | None = None  # None: each sample is computed in a row of its own
 
 
 @struct.dataclass

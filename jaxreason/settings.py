@@ -89,6 +89,7 @@ class SftSettings:
   rows: int = 0  # demonstrations used, 0 for all training rows
   max_tokens: int = 512  # longest prompt and demonstration together
   micro_batches: int = 1
+  row_tokens: int = 0  # pack demonstrations into rows of so many tokens; 0: a row for each
   optimizer: OptimizerConfig = OptimizerConfig(peak_lr=1e-5, schedule="cosine")
 
 
@@ -98,6 +99,7 @@ class TrainSettings:
 
   steps: int = 100
   micro_batches: int = 1
+  row_tokens: int = 0  # pack samples into rows of so many tokens, a prompt once for its group; 0: a row for each
   chunk_tokens: int = 4096  # positions whose logits are in memory at once
   save_every: int = 20  # steps between checkpoints, in both stages
   keep: int = 2  # newest checkpoints kept, besides the best
@@ -244,8 +246,10 @@ BOUNDS = (
   ("sft.rows", 0, math.inf),
   ("sft.max_tokens", 1, math.inf),
   ("sft.micro_batches", 1, math.inf),
+  ("sft.row_tokens", 0, math.inf),
   ("train.steps", 0, math.inf),
   ("train.micro_batches", 1, math.inf),
+  ("train.row_tokens", 0, math.inf),
   ("train.chunk_tokens", 1, math.inf),
   ("train.save_every", 1, math.inf),
   ("train.keep", 1, math.inf),
@@ -283,6 +287,13 @@ def _check(settings: RunSettings) -> None:
         f"{f' (prompts={settings.rollout.prompts} x group={settings.rollout.group})' if name == 'train' else ''}; "
         f"make it a divisor of {size}"
       )
+  longest = settings.rollout.max_prompt_tokens + settings.rollout.max_new_tokens
+  for name, given, needed, parts in (
+    ("train", settings.train.row_tokens, longest, "rollout.max_prompt_tokens + max_new_tokens"),
+    ("sft", settings.sft.row_tokens, settings.sft.max_tokens, "sft.max_tokens"),
+  ):
+    if 0 < given < needed:
+      raise UserError(f"config.{name}.row_tokens expected 0 or at least {needed} ({parts}), got {given}; a sample must fit")
   if settings.train.steps and settings.objective.surrogate == "sft":
     raise UserError(
       "config.objective.surrogate expected a reinforcement-learning one, got 'sft'; set train.steps=0 and sft.steps instead"

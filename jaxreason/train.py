@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxreason.build import Run
+from jaxreason.build import Run, layout_of
 from jaxreason.checkpoint import Checkpoints, SaveFailed
 from jaxreason.collect import Collector, Sample
 from jaxreason.data import demonstrations
@@ -61,8 +61,9 @@ def train(run: Run, workdir: str | Path, *, show: Display, watch: Watch | None =
           batch, numbers = supervised.batch(step), {}
           state, stats = programs.supervise(state, batch, 1.0)
         else:
-          rollouts, longest, _, numbers = collector.collect(state.params, step - first_rl)
-          batch = programs.assemble(rollouts, width=longest)
+          collected = collector.collect(state.params, step - first_rl)
+          numbers = collected.numbers
+          batch = programs.assemble(collected.rollouts, width=collected.width).replace(layout=collected.layout)
           if reference is not None:
             batch = programs.reference(reference, batch, settings.rollout.temperature)
           state, stats = programs.update(state, batch, settings.rollout.temperature)
@@ -147,9 +148,14 @@ class Demonstrations:
     sft, bucket = self._run.settings.sft, self._run.settings.rollout.prompt_bucket
     rows = self._stream.rows(visits(step * sft.batch, sft.batch))
     made = demonstrations.batch(self._run.tokenizer, rows, length=sft.max_tokens)
+    if sft.row_tokens:
+      bucket = sft.max_tokens  # packed, columns cost nothing; one width is one program
     lengths = made.lengths - made.prompt_lengths
     columns = width(int(made.lengths.max()), bucket, sft.max_tokens)
     written = width(int(lengths.max()), bucket, columns)
     zeros = np.zeros((len(rows), written), np.float32)
     mask = np.arange(written)[None] < lengths[:, None]
-    return Batch(made.tokens[:, :columns], made.prompt_lengths, made.lengths, mask, behavior_logprobs=zeros, advantages=zeros)
+    return Batch(
+      made.tokens[:, :columns], made.prompt_lengths, made.lengths, mask, behavior_logprobs=zeros, advantages=zeros,
+      layout=layout_of(self._run, "sft", made.prompt_lengths, made.lengths, columns),
+    )  # fmt: skip

@@ -86,7 +86,7 @@ def value_and_gradients(
   def loss_sum(params, part: Batch):
     logprobs, entropy = policy.completion_logprobs(
       params, config, part.tokens, part.prompt_lengths, part.lengths, part.mask.shape[1],
-      temperature=temperature, chunk_tokens=chunk_tokens,
+      temperature=temperature, chunk_tokens=chunk_tokens, layout=part.layout,
     )  # fmt: skip
     # Columns beyond a row's end hold log-probs of padding, which the mask drops; zeros keep them from overflowing.
     logprobs = jnp.where(part.mask, logprobs, 0.0)
@@ -108,7 +108,7 @@ def value_and_gradients(
     )
     return carry, None
 
-  parts = jax.tree.map(lambda x: x.reshape(micro_batches, x.shape[0] // micro_batches, *x.shape[1:]), batch)
+  parts = split(batch, micro_batches)
   first = jax.tree.map(lambda x: x[0], parts)
   zeros = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), tree)
   (_, (sums, _)) = jax.eval_shape(loss_sum, params, first)
@@ -120,3 +120,22 @@ def value_and_gradients(
   if objective.surrogate != "sft":
     stats["sampling/logprob_difference_max"] = difference
   return gradients, stats
+
+
+def split(batch: Batch, micro_batches: int) -> Batch:
+  """The batch with a leading axis of M micro-batches on every array."""
+  return jax.tree.map(lambda x: x.reshape(micro_batches, x.shape[0] // micro_batches, *x.shape[1:]), batch)
+
+
+def with_reference(
+  params, batch: Batch, temperature, *, config: ModelConfig, micro_batches: int = 1, chunk_tokens: int = 1024
+) -> Batch:
+  """The batch with the log-probs that `params`, the reference's, give its tokens; arguments as of `update`."""
+
+  def logprobs(part: Batch):
+    return policy.completion_logprobs(
+      params, config, part.tokens, part.prompt_lengths, part.lengths, part.mask.shape[1],
+      temperature=temperature, chunk_tokens=chunk_tokens, layout=part.layout,
+    )[0]  # fmt: skip
+
+  return batch.replace(reference_logprobs=jax.lax.map(logprobs, split(batch, micro_batches)).reshape(batch.mask.shape))

@@ -27,10 +27,12 @@ def params():
 
 
 def collected(pool, params, run=None, next_visit=0):
-  """(collector after it, rollouts, width, samples, numbers) of one step."""
+  """(collector after it, rollouts, width, samples, numbers) of one step, not packed."""
   collector = Collector(run or tiny_run.learner(), pool, next_visit=next_visit)
   with jax.set_mesh(tiny_run.learner().mesh):
-    return collector, *collector.collect(params, 3)
+    rollouts, width, layout, samples, numbers = collector.collect(params, 3)
+  assert layout is None
+  return collector, rollouts, width, samples, numbers
 
 
 def test_a_step_is_a_function_of_parameters_and_place(pool, params):

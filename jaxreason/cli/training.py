@@ -40,6 +40,7 @@ SMALL = {
 }  # fmt: skip
 # And what it sets: one device, and nothing cut in parts.
 SIMPLE = {"mesh.data": 1, "mesh.fsdp": 1, "mesh.tensor": 1, "sft.micro_batches": 1, "train.micro_batches": 1}
+SIMPLE |= {"sft.row_tokens": 0, "train.row_tokens": 0}
 
 
 def command(arguments: argparse.Namespace, *, supervised_only: bool) -> int:
