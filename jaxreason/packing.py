@@ -103,7 +103,7 @@ def _tokens(unit: _Unit, prompt_lengths, lengths, first: int, columns: int) -> n
 
 
 def _rounded(rows: int, multiple: int) -> int:
-  """The least of multiple · (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 28, 32, 40, 48, ...) that holds `rows`."""
+  """The least of multiple · (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, ...) that holds `rows`."""
   parts = -(-rows // multiple)
-  step = 1 << max(0, (parts - 1).bit_length() - (2 if parts <= 16 else 3))
-  return -(-parts // step) * step * multiple
+  power = 1 << max(0, (parts - 1).bit_length() - 1)
+  return multiple * next(size for size in (power, power * 5 // 4, power * 3 // 2, power * 2) if size >= parts)

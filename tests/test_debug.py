@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from jaxreason import debug
+from jaxreason import debug, packing
 from jaxreason.debug import Dump
 from jaxreason.errors import UserError
 from jaxreason.records import TrainState
@@ -162,3 +162,13 @@ def test_watching_stops_at_the_bad_step_only(sound, tmp_path):
     look(planted(sound, "up", (1, 0, 0), jnp.inf), 0)
   with pytest.raises(debug.BadStep, match="update: kl is nan, and the parameters it left are finite"):
     look(sound, 0, kl=jnp.float32(jnp.nan))
+
+
+def test_a_packed_step_comes_back_packed(sound, tmp_path):
+  batch = sound.batch
+  layout = packing.pack(batch.prompt_lengths, batch.lengths, columns=batch.tokens.shape[1], row_tokens=24)
+  packed = sound._replace(batch=batch.replace(layout=layout))
+  read = debug.load(debug.dump(tmp_path / "bad_step_7.npz", packed))
+  jax.tree.map(np.testing.assert_array_equal, read.batch, packed.batch)
+  assert debug.explain(read) is None
+  assert debug.replay(read) == pytest.approx(debug.replay(sound), rel=1e-4, abs=1e-6)

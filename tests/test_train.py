@@ -79,10 +79,10 @@ def test_the_same_run_twice_gives_the_same_numbers_and_compiles_nothing_more(tmp
   assert metrics.deterministic(metrics.read(tmp_path / "one")) == metrics.deterministic(metrics.read(tmp_path / "other"))
 
 
-def test_a_run_over_four_devices_tells_the_same_story(tmp_path):
+def test_a_run_over_four_devices_in_packed_rows_tells_the_same_story(tmp_path):
   """Supervised and policy steps, tests and validation: the same words, and numbers that differ by rounding."""
   rows = []
-  for name, run in (("one", tiny_run.learner()), ("four", tiny_run.learner(data=2, fsdp=2))):
+  for name, run in (("one", tiny_run.learner()), ("four", tiny_run.learner(data=2, fsdp=2, row_tokens=72))):
     trained(tiny_run.changed(run, sft=dict(steps=8), train=dict(steps=2)), tmp_path / name)
     rows.append(metrics.deterministic(metrics.read(tmp_path / name)))
   assert [row["phase"] for row in rows[0]] == ["sft"] * 8 + ["test_before", "train", "train", "eval", "test_after"]

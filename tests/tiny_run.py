@@ -24,7 +24,7 @@ def settings(**changes) -> RunSettings:
   config.model.update(embed=32, layers=2, heads=2, kv_heads=2, head_dim=16, mlp=64)
   config.data.update(train_rows=64)
   config.data.running_sums.update(min_terms=2, max_terms=3, worked_share=0.2)
-  config.sft.update(steps=24, batch=16, max_tokens=24)
+  config.sft.update(steps=24, batch=16, max_tokens=24, row_tokens=48)
   config.sft.optimizer.update(peak_lr=1e-2, warmup_steps=2)
   # One bucket of each width, so that each program is compiled once.
   config.rollout.update(
@@ -32,7 +32,7 @@ def settings(**changes) -> RunSettings:
   )
   config.objective.update(kl_coef=0.01)
   config.optimizer.update(peak_lr=1e-3)
-  config.train.update(steps=6, save_every=4)
+  config.train.update(steps=6, save_every=4, row_tokens=72)
   config.rewards.update(workers=1)
   config.evaluation.update(problems=16, samples=2, every=2, show=2)
   config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
@@ -40,11 +40,12 @@ def settings(**changes) -> RunSettings:
 
 
 @functools.cache
-def learner(data: int = 1, fsdp: int = 1) -> Run:
+def learner(data: int = 1, fsdp: int = 1, row_tokens: int = 0) -> Run:
   """A run that has time to learn, over data x fsdp devices: the tests that share it share its compiled programs."""
   longer = dict(sft__steps=40, sft__batch=32, rollout__prompts=8, rollout__group=8, train__steps=100)
   plain = dict(objective__kl_coef=0.0, optimizer__peak_lr=2e-3, train__save_every=1000, evaluation__every=50)
-  return build(settings(**longer, **plain, mesh__data=data, mesh__fsdp=fsdp), devices=jax.devices()[: data * fsdp])
+  rows = dict(sft__row_tokens=row_tokens, train__row_tokens=row_tokens)
+  return build(settings(**longer, **plain, **rows, mesh__data=data, mesh__fsdp=fsdp), devices=jax.devices()[: data * fsdp])
 
 
 @functools.cache

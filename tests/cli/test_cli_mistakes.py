@@ -49,6 +49,7 @@ def test_mistakes_are_told_in_one_line_before_a_device_is_touched(config_file, t
       "--workdir expected a directory that can be written, got .*sub",
     ),
     ([*train, "--config.train.micro_batches=3"], r"micro_batches=3 expected to divide 8 sequences \(prompts=4 x group=2\)"),
+    ([*train, "--config.train.row_tokens=9"], r"train.row_tokens expected 0 or at least \d+ \(rollout.*got 9"),
     ([*train, "--config.model.heads=3", "--config.model.kv_heads=2"], "heads expected a multiple of kv_heads=2, got 3"),
     ([*train, "--config.data.task=running_sum"], r"did you mean 'running_sums'\?"),
     ([*train, "--config.data.task=files", "--config.data.files.train=absent.jsonl"], "absent.jsonl"),
