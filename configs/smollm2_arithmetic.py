@@ -13,12 +13,12 @@ def get_config():
   config.model.source = ".cache/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
   config.data.update(task="word_problems", train_rows=4000)
   config.data.word_problems.update(operations="+-", smallest=2, largest=99)
-  config.sft.update(steps=12, batch=16, rows=192, max_tokens=160, micro_batches=4)
+  config.sft.update(steps=12, batch=16, rows=192, max_tokens=160, micro_batches=4, row_tokens=320)
   config.sft.optimizer.update(peak_lr=2e-5, schedule="cosine", warmup_steps=2)
   config.rollout.update(
     prompts=8, group=8, max_new_tokens=64, max_prompt_tokens=128, chunk=16, prompt_bucket=16, cache_bucket=32
   )
-  config.optimizer.update(peak_lr=5e-6, warmup_steps=2)
-  config.train.update(steps=40, micro_batches=8, chunk_tokens=512, save_every=5, keep=1)
+  config.optimizer.update(peak_lr=1e-5, warmup_steps=2)
+  config.train.update(steps=40, micro_batches=4, row_tokens=448, chunk_tokens=512, save_every=5, keep=1)
   config.evaluation.update(problems=200, samples=1, every=0, show=6)
   return config

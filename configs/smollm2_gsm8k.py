@@ -33,6 +33,6 @@ def get_config():
     cache_bucket=64,
   )
   config.optimizer.update(peak_lr=3e-6, warmup_steps=2)
-  config.train.update(steps=10, micro_batches=16, chunk_tokens=512, save_every=5, keep=1)
+  config.train.update(steps=10, micro_batches=8, row_tokens=1024, chunk_tokens=512, save_every=5, keep=1)
   config.evaluation.update(problems=100, samples=1, every=0, show=4)
   return config

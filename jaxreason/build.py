@@ -88,12 +88,8 @@ def read(settings: RunSettings) -> Parts:
   check_rows(settings, rows)
   tokenizer = load_tokenizer(settings)
   config = model_config(settings, tokenizer)
-  shape = settings.rollout
-  if settings.model.source and shape.max_prompt_tokens + shape.max_new_tokens > config.max_positions:
-    raise UserError(
-      f"config.rollout.max_prompt_tokens={shape.max_prompt_tokens} and max_new_tokens={shape.max_new_tokens} expected to fit "
-      f"into the {config.max_positions} positions of {settings.model.source}; lower one of them"
-    )
+  if settings.model.source:
+    check_positions(settings, config.max_positions)
   return Parts(settings, rows, tokenizer, config)
 
 
@@ -108,6 +104,20 @@ def place(parts: Parts, *, devices=None) -> Run:
   )
   programs = compile_programs(settings, config, mesh)
   return Run(settings, parts.rows, parts.tokenizer, config, mesh, programs, initial_params(settings, config, mesh))
+
+
+def check_positions(settings: RunSettings, held: int) -> None:
+  """Raises UserError for sequences longer than the `held` positions of a checkpoint."""
+  shape, sft = settings.rollout, settings.sft
+  if shape.max_prompt_tokens + shape.max_new_tokens > held:
+    raise UserError(
+      f"config.rollout.max_prompt_tokens={shape.max_prompt_tokens} and max_new_tokens={shape.max_new_tokens} expected to fit "
+      f"into the {held} positions of {settings.model.source}; lower one of them"
+    )
+  if sft.steps and sft.max_tokens > held:
+    raise UserError(
+      f"config.sft.max_tokens={sft.max_tokens} expected to fit into the {held} positions of {settings.model.source}; lower it"
+    )
 
 
 def check_rows(settings: RunSettings, rows: Rows) -> None:
@@ -144,7 +154,8 @@ def load_tokenizer(settings: RunSettings) -> Tokenizer:
   if source and (Path(source) / CHARACTERS_FILE).is_file():  # an exported run whose tokenizer was ours
     return load_characters(source)
   if source:
-    return tokenizers.from_transformers(_room(source).tokenizer(source), chat=settings.model.chat)
+    room = _room(source)
+    return tokenizers.from_transformers(room.tokenizer(source), chat=settings.model.chat, stop_ids=room.stop_ids(source))
   alphabet = tasks.alphabet(settings.data)
   if alphabet is None:
     raise UserError(

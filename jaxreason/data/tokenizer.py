@@ -1,6 +1,6 @@
 """Floor 3, host room `data`: what a tokenizer is to the rest of the house, and how a transformers tokenizer becomes one.
 
-A `transformers` tokenizer (or a directory or hub id that holds one) enters; a frozen `Tokenizer` record of plain functions
+A `transformers` tokenizer enters; a frozen `Tokenizer` record of plain functions
 leaves. The rest of the house never asks which library is behind it.
 """
 
@@ -104,22 +104,6 @@ def from_transformers(pretrained, *, chat: bool = True, stop_ids: Sequence[int] 
     fingerprint=hashlib.sha256(json.dumps(defining).encode()).hexdigest(),
     save=save,
   )
-
-
-def from_pretrained(path_or_repo: str | os.PathLike, *, chat: bool = True, stop_ids: Sequence[int] = ()) -> Tokenizer:
-  """`from_transformers` of a directory with tokenizer files, or of a hub id when there is a network.
-
-  Raises:
-    UserError: there is no tokenizer there, besides what `from_transformers` raises.
-  """
-  import transformers  # seconds to import, and a run with a character tokenizer never needs it
-
-  try:
-    pretrained = transformers.AutoTokenizer.from_pretrained(path_or_repo)
-  except (OSError, ValueError) as error:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    raise UserError(f"expected a tokenizer directory or a reachable hub id, got {str(path_or_repo)!r}: {reason}") from error
-  return from_transformers(pretrained, chat=chat, stop_ids=stop_ids)
 
 
 def _stop_ids(pretrained, chat: bool, further: Sequence[int]) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from gguf.constants import MODEL_ARCH
 from gguf.quants import dequantize
 
 from jaxreason.errors import UserError
-from jaxreason.model import assemble, gguf_tokenizer
+from jaxreason.model import gguf_tokenizer, reading
 from jaxreason.model.config import ModelConfig
 from jaxreason.model.weights import Params
 
@@ -64,15 +64,15 @@ def load(path: str | os.PathLike, *, dtype=None, shardings: Params | None = None
   def file_name(name: str) -> str:
     return _file_name(names, name)
 
-  expected = {file_name(name): name for weight in assemble.leaves(config) for name in assemble.file_names(weight)}
-  assemble.check_names(config, (expected.get(name, name) for name in held), str(path), tolerated=lambda name: False)
+  expected = {file_name(name): name for weight in reading.leaves(config) for name in reading.file_names(weight)}
+  reading.check_names(config, (expected.get(name, name) for name in held), str(path), tolerated=lambda name: False)
 
-  def source(name: str) -> assemble.Source:
+  def source(name: str) -> reading.Source:
     reordered = name.endswith(REORDERED.get(architecture, ()))
     return _source(held[file_name(name)], config.head_dim if reordered else None)
 
   dtype = jnp.float32 if dtype is None else dtype
-  return assemble.assemble(config, source, dtype=dtype, shardings=shardings), config
+  return reading.read(config, source, dtype=dtype, shardings=shardings), config
 
 
 def read_config(path: str | os.PathLike) -> ModelConfig:
@@ -89,6 +89,13 @@ def tokenizer(path: str | os.PathLike) -> Any:
   """
   reader = _open(path)
   return gguf_tokenizer.build(lambda key: _value(reader, f"tokenizer.{key}"), str(path))
+
+
+def stop_ids(path: str | os.PathLike) -> tuple[int, ...]:
+  """Ids that the file's metadata ends a turn or a text with."""
+  reader = _open(path)
+  told = [_value(reader, f"tokenizer.ggml.{name}_token_id") for name in ("eot", "eos")]
+  return tuple(int(token) for token in told if token is not None)
 
 
 def _open(path: str | os.PathLike) -> GGUFReader:
@@ -165,7 +172,7 @@ def _file_name(names, name: str) -> str:
   return names.get_name(name, try_suffixes=(".weight", ".bias"))
 
 
-def _source(tensor: ReaderTensor, reordered_head: int | None) -> assemble.Source:
+def _source(tensor: ReaderTensor, reordered_head: int | None) -> reading.Source:
   def read(index: tuple[slice, ...]) -> np.ndarray:
     rows, *columns = index
     out = np.empty((rows.stop - rows.start, *(part.stop - part.start for part in columns)), np.float32)
@@ -174,7 +181,7 @@ def _source(tensor: ReaderTensor, reordered_head: int | None) -> assemble.Source
       out[start - rows.start : block.stop - rows.start] = _dequantize(tensor, block)[(slice(None), *columns)]
     return out if reordered_head is None else halves(out, reordered_head)
 
-  return assemble.Source(shape=tuple(int(size) for size in reversed(tensor.shape)), read=read)
+  return reading.Source(shape=tuple(int(size) for size in reversed(tensor.shape)), read=read)
 
 
 def _dequantize(tensor: ReaderTensor, rows: slice) -> np.ndarray:

@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from safetensors import SafetensorError, safe_open
 
 from jaxreason.errors import UserError
-from jaxreason.model import assemble, hf_config, safetensors_file
+from jaxreason.model import hf_config, reading, safetensors_file
 from jaxreason.model.config import ModelConfig
 from jaxreason.model.weights import Params
 
@@ -50,11 +50,11 @@ def load(path_or_repo: str | os.PathLike, *, dtype=None, shardings: Params | Non
   config = hf_config.read(_json(directory / "config.json"))
   with contextlib.ExitStack() as stack:
     slices = _open(directory, stack)
-    assemble.check_names(config, slices, str(directory), tolerated=lambda name: _derived(name, config))
+    reading.check_names(config, slices, str(directory), tolerated=lambda name: _derived(name, config))
     if config.tie_embeddings and "lm_head.weight" in slices:
       _check_tied(slices["model.embed_tokens.weight"], slices["lm_head.weight"])
     dtype = jnp.float32 if dtype is None else dtype
-    params = assemble.assemble(config, lambda name: _source(name, slices[name]), dtype=dtype, shardings=shardings)
+    params = reading.read(config, lambda name: _source(name, slices[name]), dtype=dtype, shardings=shardings)
   return params, config
 
 
@@ -76,6 +76,13 @@ def tokenizer(path_or_repo: str | os.PathLike) -> Any:
     return AutoTokenizer.from_pretrained(directory)
   except (OSError, ValueError, ImportError, KeyError) as error:
     raise UserError(f"{directory} expected a tokenizer that transformers loads, got {_line(error)}") from None
+
+
+def stop_ids(path_or_repo: str | os.PathLike) -> tuple[int, ...]:
+  """Ids that the checkpoint's generation_config.json ends a response with; none where it has no such file."""
+  path = _locate(path_or_repo) / "generation_config.json"
+  told = _json(path).get("eos_token_id") if path.is_file() else None
+  return tuple(told) if isinstance(told, list) else () if told is None else (int(told),)
 
 
 def save(
@@ -178,10 +185,10 @@ def _open(directory: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
   return slices
 
 
-def _source(name: str, part) -> assemble.Source:
+def _source(name: str, part) -> reading.Source:
   if part.get_dtype() not in FLOATS:
     raise UserError(f"tensor {name} expected dtype {', '.join(FLOATS)}, got {part.get_dtype()}: quantised files are not read")
-  return assemble.Source(shape=tuple(part.get_shape()), read=lambda index: part[index])
+  return reading.Source(shape=tuple(part.get_shape()), read=lambda index: part[index])
 
 
 def _derived(name: str, config: ModelConfig) -> bool:
@@ -200,15 +207,15 @@ def _check_tied(embedding, head) -> None:
 
 def _entries(config: ModelConfig, arrays: list) -> list[safetensors_file.Entry]:
   """What the files will hold, in the order in which the model uses it: embedding, layers, the rest."""
-  table = assemble.leaves(config)
+  table = reading.leaves(config)
   if [weight.shape for weight in table] != [array.shape for array in arrays]:
     raise UserError("hf.save expected parameters with the shapes of their config, got others; pass the config they have")
   entries = []
   for leaf, (weight, array) in enumerate(zip(table, arrays, strict=True)):
-    for number, name in enumerate(assemble.file_names(weight)):
-      layer = number if assemble.stacked(weight) else None
+    for number, name in enumerate(reading.file_names(weight)):
+      layer = number if reading.stacked(weight) else None
       place = -1 if leaf == 0 else config.layers if layer is None else layer
-      entry = safetensors_file.Entry(name, assemble.file_shape(weight), np.dtype(array.dtype).name, leaf, layer)
+      entry = safetensors_file.Entry(name, reading.file_shape(weight), np.dtype(array.dtype).name, leaf, layer)
       entries.append((place, entry))
   return [entry for _, entry in sorted(entries, key=lambda pair: pair[0])]
 

@@ -57,6 +57,9 @@ def test_a_rollout_longer_than_the_checkpoint_is_told():
   ).config.max_positions
   with pytest.raises(UserError, match=f"max_new_tokens={positions} expected to fit into the {positions} positions of .*gguf"):
     build.read(chosen(model__source=SOURCE, rollout__max_prompt_tokens=1, rollout__max_new_tokens=positions))
+  short = dict(rollout__max_prompt_tokens=16, rollout__max_new_tokens=16)
+  with pytest.raises(UserError, match=f"sft.max_tokens={positions + 1} expected to fit into the {positions} positions"):
+    build.read(chosen(model__source=SOURCE, **short, sft__steps=1, sft__max_tokens=positions + 1))
 
 
 @pytest.mark.parametrize(

@@ -387,3 +387,11 @@ def test_two_processes_read_only_their_slices_and_export_together(tmp_path):
     assert seen["local"] < 0.6 * seen["total"]
     assert seen["peak"] < seen["local"] + largest + 2**20
   assert_same(hf.load(tmp_path / "out")[0], params)
+
+
+def test_the_ids_that_end_a_response_are_those_of_the_generation_config(tmp_path):
+  assert hf.stop_ids(FIXTURES / "llama") == (2,)
+  (tmp_path / "config.json").write_text((FIXTURES / "llama" / "config.json").read_text())
+  assert hf.stop_ids(tmp_path) == ()
+  (tmp_path / "generation_config.json").write_text('{"eos_token_id": [7, 9]}')
+  assert hf.stop_ids(tmp_path) == (7, 9)

@@ -81,7 +81,7 @@ def _some(names: list[str]) -> str:
   return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-def assemble(config: ModelConfig, tensor: Callable[[str], Source], *, dtype, shardings: Params | None) -> Params:
+def read(config: ModelConfig, tensor: Callable[[str], Source], *, dtype, shardings: Params | None) -> Params:
   """Reads the parameters.
 
   Args:
