@@ -19,8 +19,12 @@ from jaxreason.model import weights
 from jaxreason.records import TrainState
 from jaxreason.report.display import Display
 
-# Settings that may differ when a run goes on: they change no number of the steps to come.
+# Settings that may differ when a run goes on: they change no number of the steps to come, those of CUTS but for rounding.
 FREE = ("train.save_every", "train.keep", "rewards.workers", "evaluation.show")
+CUTS = (
+  *("mesh.data", "mesh.fsdp", "mesh.tensor", "train.chunk_tokens"),
+  *("sft.micro_batches", "train.micro_batches", "sft.row_tokens", "train.row_tokens"),
+)
 
 
 @dataclasses.dataclass
@@ -34,6 +38,7 @@ class Progress:
     next_visit: place in the endless stream of prompts.
     best: {"step", "pass@1"} of the best validation, or empty.
     results: "before" and "after", each as `train.test` gives it, and "gain", problem by problem.
+    mesh: number, platform and axes of the devices, in words.
   """
 
   config: dict[str, Any]
@@ -42,6 +47,7 @@ class Progress:
   next_visit: int = 0
   best: dict[str, Any] = dataclasses.field(default_factory=dict)
   results: dict[str, Any] = dataclasses.field(default_factory=dict)
+  mesh: str = ""
 
   def record(self, when: str, result: dict, metrics: MetricsWriter, step: int) -> None:
     """Keeps a test result, writes it among the metrics, and once there are two says what was gained."""
@@ -80,7 +86,7 @@ def resume(run: Run, checkpoints: Checkpoints, fingerprint: str, show: Display) 
   host = checkpoints.read_host()
   chosen = run.settings
   if host is None:
-    progress = Progress(config=settings.thaw(chosen), data=fingerprint)
+    progress = Progress(config=settings.thaw(chosen), data=fingerprint, mesh=described(run.mesh))
     params = run.initial_params()
     if chosen.sft.steps:
       return run.programs.start_sft(params), None, progress
@@ -102,9 +108,18 @@ def resume(run: Run, checkpoints: Checkpoints, fingerprint: str, show: Display) 
   )
   _, tree, _ = checkpoints.restore(like)
   show.say(f"going on from step {progress.step} of {checkpoints.directory}")
+  if progress.mesh not in ("", described(run.mesh)):
+    show.say(f"it was made on {progress.mesh}, this is {described(run.mesh)}: numbers to come differ by rounding")
+  progress.mesh = described(run.mesh)
   if not in_rl and progress.step == chosen.sft.steps and chosen.train.steps:  # a supervised run goes on to the next stage
     return (*begin_rl(run, tree["state"]), progress)
   return tree["state"], tree["reference"], progress
+
+
+def described(mesh: jax.sharding.Mesh) -> str:
+  """'4 x cpu (data 2, fsdp 2)'."""
+  axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1)
+  return f"{mesh.size} x {mesh.devices.flat[0].device_kind}{f' ({axes})' if axes else ''}"
 
 
 def begin_rl(run: Run, state: TrainState) -> tuple[TrainState, Any]:
@@ -117,7 +132,7 @@ def check_same(host: dict, chosen: settings.RunSettings, fingerprint: str) -> No
   """Raises UserError when a checkpoint was made under other settings or data."""
   before, now = settings.flat(settings.completed(host["config"])), settings.flat(settings.thaw(chosen))
   # A run may be made longer or shorter where no schedule looks at its length.
-  free = (*FREE, "train.steps") if chosen.optimizer.schedule == "constant" else FREE
+  free = {*FREE, *CUTS, *(["train.steps"] if chosen.optimizer.schedule == "constant" else [])}
   for name in sorted(before.keys() | now.keys()):
     if name not in free and before.get(name) != now.get(name):
       raise UserError(

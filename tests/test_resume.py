@@ -199,3 +199,20 @@ def test_a_run_cannot_be_made_shorter_than_it_is(tmp_path):
   with pytest.raises(UserError, match=r"config.train.steps expected to end after step 5, which this run has reached, got 4"):
     quietly(stages(3, 1), tmp_path)
   assert files(tmp_path) == before
+
+
+def test_a_run_goes_on_over_other_devices_in_other_rows_and_says_so(tmp_path, capsys):
+  quietly(stages(3, 2), tmp_path / "moved")
+  four = tiny_run.learner(data=2, fsdp=2, row_tokens=72)
+  longer = tiny_run.changed(four, sft=dict(steps=3), train=dict(steps=4))
+  with display({}) as show:
+    train(longer, tmp_path / "moved", show=show)
+  told = "it was made on 1 x cpu, this is 4 x cpu (data 2, fsdp 2): numbers to come differ by rounding"
+  assert told in capsys.readouterr().out
+  quietly(stages(3, 4), tmp_path / "whole")
+  rows = [metrics.deterministic(metrics.read(tmp_path / name)) for name in ("moved", "whole")]
+  trained = [[row for row in told if row["phase"] == "train"] for told in rows]
+  assert len(trained[0]) == 4
+  for moved, stayed in zip(*trained, strict=True):
+    assert moved.pop("phase") == stayed.pop("phase")
+    assert moved == pytest.approx(stayed, rel=1e-3, abs=1e-5)

@@ -51,3 +51,9 @@ def test_a_supervised_stage_alone_has_no_before():
   _, columns, rows = results.table(after, RunSettings())
   assert columns == ["", "after"] and all(len(row) == 2 for row in rows)
   assert results.sentence(after, RunSettings()).startswith("Greedy pass@1 on 200 held-out problems is 50.0 % ± 5.0")
+
+
+def test_prompts_that_were_cut_are_told_where_there_are_any():
+  assert not any("lost their beginning" in row[0] for row in results.table(found(0.2, 0.5, 0.3, 0.1), RunSettings())[2])
+  cut = found(0.2, 0.5, 0.3, 0.1, **{"prompts/truncated": 3})
+  assert ["  prompts that lost their beginning", "3", "3", ""] in results.table(cut, RunSettings())[2]
