@@ -1,6 +1,7 @@
 """SmolLM2-135M-Instruct learns two-operand arithmetic in words.
 
-As shipped it never boxes an answer, so a short supervised stage on 96 worked examples gives GRPO something to tell apart. `make smollm2` fetches the weights. It saves every five steps and goes on after a kill.
+As shipped it never boxes an answer, so a short supervised stage on 96 worked examples gives GRPO something to tell apart.
+`make smollm2` fetches the weights. It saves every five steps and goes on after a kill.
 """
 
 from jaxreason.settings import default_config

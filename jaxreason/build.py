@@ -6,8 +6,6 @@ their shardings and donations bound. `read` checks all that can be checked witho
 
 import dataclasses
 import functools
-import itertools
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -17,18 +15,17 @@ import jax.numpy as jnp
 import optax
 
 from jaxreason import assemble as assembly
-from jaxreason import optimizer, packing, sharding, tasks
+from jaxreason import checks, optimizer, packing, sharding, tasks
 from jaxreason import update as updates
 from jaxreason.data import tokenizer as tokenizers
 from jaxreason.data.characters import FILE as CHARACTERS_FILE
 from jaxreason.data.characters import characters, load_characters
 from jaxreason.data.tokenizer import Tokenizer
-from jaxreason.errors import UserError, nearest
+from jaxreason.errors import UserError
 from jaxreason.model import weights
 from jaxreason.model.config import ModelConfig
 from jaxreason.objective import SFT, Objective
 from jaxreason.records import Layout, TrainState
-from jaxreason.rewards.pool import VERIFIERS
 from jaxreason.rollout import prepare
 from jaxreason.rollout import programs as rollout_programs
 from jaxreason.rollout.engine import RolloutPrograms
@@ -85,11 +82,12 @@ def build(settings: RunSettings, *, devices=None) -> Run:
 def read(settings: RunSettings) -> Parts:
   """Rows, tokenizer and model sizes: all that can be wrong without a device. Raises UserError for what is."""
   rows = tasks.load(settings.data, problems=settings.evaluation.problems, seed=settings.seed)
-  check_rows(settings, rows)
+  checks.check_rows(settings, rows)
   tokenizer = load_tokenizer(settings)
   config = model_config(settings, tokenizer)
   if settings.model.source:
-    check_positions(settings, config.max_positions)
+    checks.check_positions(settings, config.max_positions)
+  checks.check_lengths(settings, rows, tokenizer)
   return Parts(settings, rows, tokenizer, config)
 
 
@@ -97,7 +95,7 @@ def place(parts: Parts, *, devices=None) -> Run:
   """The parts on a mesh over `devices` (default all), with their programs. Raises UserError for sizes that do not divide."""
   settings = parts.settings
   mesh = sharding.make_mesh(settings.mesh, devices)
-  check_batches(settings, mesh)
+  checks.check_batches(settings, mesh)
   config = settled(parts.config, settings, mesh)
   sharding.check_divides(
     mesh, heads=config.heads, kv_heads=config.kv_heads, mlp=config.mlp, vocab=config.vocab_size, embed=config.embed
@@ -106,53 +104,17 @@ def place(parts: Parts, *, devices=None) -> Run:
   return Run(settings, parts.rows, parts.tokenizer, config, mesh, programs, initial_params(settings, config, mesh))
 
 
-def check_positions(settings: RunSettings, held: int) -> None:
-  """Raises UserError for sequences longer than the `held` positions of a checkpoint."""
+def longest(settings: RunSettings) -> int:
+  """Positions that a model from scratch declares: what it is trained on, and 2,048 at least."""
   shape, sft = settings.rollout, settings.sft
-  if shape.max_prompt_tokens + shape.max_new_tokens > held:
-    raise UserError(
-      f"config.rollout.max_prompt_tokens={shape.max_prompt_tokens} and max_new_tokens={shape.max_new_tokens} expected to fit "
-      f"into the {held} positions of {settings.model.source}; lower one of them"
-    )
-  if sft.steps and sft.max_tokens > held:
-    raise UserError(
-      f"config.sft.max_tokens={sft.max_tokens} expected to fit into the {held} positions of {settings.model.source}; lower it"
-    )
-
-
-def check_rows(settings: RunSettings, rows: Rows) -> None:
-  """Raises UserError for rows that nobody can judge, or that supervised steps cannot imitate."""
-  for row in itertools.chain(*rows):
-    if row["verifier"] not in VERIFIERS:
-      raise UserError(
-        f"row {row['id']!r} expected a verifier among {', '.join(VERIFIERS)}, got {row['verifier']!r}"
-        f"{nearest(row['verifier'], VERIFIERS)}; for files, set config.data.files.verifier"
-      )
-  if settings.sft.steps and not all(row.get("demonstration") for row in rows.train[: settings.sft.rows or None]):
-    raise UserError("config.sft.steps expected rows with demonstrations, got rows without; set config.sft.steps=0")
-
-
-def check_batches(settings: RunSettings, mesh) -> None:
-  """Raises UserError unless each micro-batch divides over the mesh's data and fsdp devices."""
-  shards, shape = sharding.batch_shards(mesh), settings.rollout
-  rl, sft = (settings.train.micro_batches * shards, settings.sft.micro_batches * shards)
-  over = f"does not divide over {shards} data devices"
-  if settings.train.steps and (shape.prompts * shape.group) % rl:
-    parts = f" in {settings.train.micro_batches} micro-batches" if settings.train.micro_batches > 1 else ""
-    raise UserError(
-      f"batch of {shape.prompts * shape.group} sequences (prompts={shape.prompts} x group={shape.group}){parts} {over}; "
-      f"make config.rollout.prompts a multiple of {rl // math.gcd(rl, shape.group)}"
-    )
-  if settings.sft.steps and settings.sft.batch % sft:
-    parts = f" in {settings.sft.micro_batches} micro-batches" if settings.sft.micro_batches > 1 else ""
-    raise UserError(f"batch of {settings.sft.batch} demonstrations{parts} {over}; make config.sft.batch a multiple of {sft}")
+  return max(2048, shape.max_prompt_tokens + shape.max_new_tokens, sft.max_tokens if sft.steps else 0)
 
 
 def load_tokenizer(settings: RunSettings) -> Tokenizer:
   """The model's tokenizer, or the task's characters for a model from scratch."""
   source = settings.model.source
-  if source and (Path(source) / CHARACTERS_FILE).is_file():  # an exported run whose tokenizer was ours
-    return load_characters(source)
+  if source and (Path(source).expanduser() / CHARACTERS_FILE).is_file():  # an exported run whose tokenizer was ours
+    return load_characters(Path(source).expanduser())
   if source:
     room = _room(source)
     return tokenizers.from_transformers(room.tokenizer(source), chat=settings.model.chat, stop_ids=room.stop_ids(source))
@@ -173,7 +135,7 @@ def model_config(settings: RunSettings, tokenizer: Tokenizer) -> ModelConfig:
     return dataclasses.replace(_room(chosen.source).read_config(chosen.source), **switches)
   return ModelConfig(
     vocab_size=tokenizer.vocab_size, embed=chosen.embed, layers=chosen.layers, heads=chosen.heads, kv_heads=chosen.kv_heads,
-    head_dim=chosen.head_dim, mlp=chosen.mlp, rope_theta=chosen.rope_theta, **switches,
+    head_dim=chosen.head_dim, mlp=chosen.mlp, rope_theta=chosen.rope_theta, max_positions=longest(settings), **switches,
   )  # fmt: skip
 
 
@@ -200,7 +162,7 @@ def _room(source: str):
     return hf
   from jaxreason.model import gguf
 
-  if not Path(source).is_file():
+  if not Path(source).expanduser().is_file():
     raise UserError(f"config.model.source expected a file, got {source} which does not exist; `make smollm2` fetches SmolLM2's")
   return gguf
 

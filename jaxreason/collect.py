@@ -147,7 +147,7 @@ class Collector:
       rewards, valid = rewards[order], valid[order]
     groups = (shape.prompts, shape.group)
     numbers = statistics(judged.samples, rewards.reshape(groups), valid.reshape(groups))
-    self._check_judged(numbers, judged.samples)
+    check_judged(judged.samples, self._run.settings.rewards.max_unjudged)
     seconds = time.perf_counter() - began
     numbers |= {
       "prompts/truncated": len(prompts.truncated),
@@ -199,14 +199,15 @@ class Collector:
       rewards=rewards, judged=judged,
     )  # fmt: skip
 
-  def _check_judged(self, numbers: dict, samples: list[Sample]) -> None:
-    most = self._run.settings.rewards.max_unjudged
-    if numbers["unjudged"] > most:
-      fault = next(sample.verdict for sample in samples if sample.verdict.reward is None)
-      raise UserError(
-        f"{numbers['unjudged']:.0%} of the step's samples have no verdict, expected at most {most:.0%} (rewards.max_unjudged); "
-        f"the first: {fault.status}, {fault.detail}"
-      )
+
+def check_judged(samples: list[Sample], most: float) -> None:
+  """Raises UserError when more than the share `most` of the samples have no verdict."""
+  faults = [sample.verdict for sample in samples if sample.verdict.reward is None]
+  if len(faults) > most * len(samples):
+    raise UserError(
+      f"{len(faults) / len(samples):.0%} of {len(samples)} samples have no verdict, expected at most {most:.0%} "
+      f"(rewards.max_unjudged); the first: {faults[0].status}, {faults[0].detail}"
+    )
 
 
 def rewards_of(samples: list[Sample]) -> tuple[np.ndarray, np.ndarray]:

@@ -125,12 +125,16 @@ def load(path: str | os.PathLike) -> Dump:
     with np.load(path, allow_pickle=False) as file:
       head = json.loads(str(file[_HEAD]))
       arrays = {name: file[name].view(jnp.dtype(dtype)) for name, dtype in head["dtypes"].items()}
+      if head["format"] == _FORMAT:
+        return _dump_of(head, arrays)
   except OSError as error:
     raise UserError(f"--replay expected a dumped step, got {path} ({error.strerror or error}); check the path") from error
-  except (ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+  except (ValueError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
     raise UserError(f"--replay expected a step dumped by `train --debug`, got another file: {path}") from error
-  if head["format"] != _FORMAT:
-    raise UserError(f"--replay expected format {_FORMAT}, got {head['format']} in {path}; use the version that dumped it")
+  raise UserError(f"--replay expected format {_FORMAT}, got {head['format']} in {path}; use the version that dumped it")
+
+
+def _dump_of(head: dict, arrays: dict) -> Dump:
   config = ModelConfig(**head["config"])
   like = weights.abstract(config)
   params = jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(arrays[f"params/{name}"]) for name in _named(like)])

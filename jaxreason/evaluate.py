@@ -10,11 +10,13 @@ import jax
 import numpy as np
 
 from jaxreason.build import Run
-from jaxreason.collect import Sample, judged_wave, manners
+from jaxreason.collect import Sample, check_judged, judged_wave, manners
 from jaxreason.data.prompts import pack_prompts
 from jaxreason.rewards.pool import VerifierPool
 from jaxreason.rollout import engine
 from jaxreason.sharding import batch_shards
+
+Z = 1.96  # standard deviations of a 95 % interval
 
 
 def evaluate(
@@ -32,7 +34,11 @@ def evaluate(
 
   Returns:
     (numbers, samples): pass@1 with the half-width of its 95 % interval over problems, truncation and format rates, share of
-    worked answers and accuracy within each manner where the verifier tells them.
+    worked answers and accuracy within each manner where the verifier tells them. A sample without a verdict is not wrong: it
+    counts among `unjudged` and nowhere else.
+
+  Raises:
+    UserError: more samples without a verdict than `rewards.max_unjudged` allows.
   """
   shape = run.settings.rollout
   # Waves of the training shape reuse its compiled decode; the last one is filled up with repeats that are not counted.
@@ -54,19 +60,22 @@ def evaluate(
     judged = judged_wave(run, prepared, pool, packed.rows, wave, temperature=temperature, root=root, version=0)
     truncated |= {visit for visit in packed.truncated if visit < len(rows)}
     found += judged.samples[: samples * (min(first + prompts, len(rows)) - first)]
+  check_judged(found, run.settings.rewards.max_unjudged)
   return summary(found, samples) | {"prompts/truncated": len(truncated)}, found
 
 
 def rights(found: list[Sample], samples: int) -> np.ndarray:
-  """[problems] float64, the share of each problem's samples that are right; problems in order, `samples` of each."""
-  return np.array([sample.verdict.status == "correct" for sample in found], np.float64).reshape(-1, samples).mean(axis=1)
+  """[problems] float64, the share of each problem's judged samples that are right; nan for a problem without a verdict."""
+  right = np.array([sample.verdict.status == "correct" for sample in found], np.float64).reshape(-1, samples)
+  judged = np.array([sample.verdict.reward is not None for sample in found]).reshape(-1, samples)
+  return np.where(judged.any(axis=1), (right * judged).sum(axis=1) / np.maximum(judged.sum(axis=1), 1), np.nan)
 
 
 def summary(found: list[Sample], samples: int) -> dict:
   """Numbers of an evaluation: problems in order, `samples` of each."""
   right = rights(found, samples)
   return {
-    "pass@1": float(right.mean()),
+    "pass@1": mean(right),
     "pass@1_interval": half_width(right),
     "problems": len(right),
     "unparsable": float(np.mean([sample.verdict.status == "unparsable" for sample in found])),
@@ -76,12 +85,27 @@ def summary(found: list[Sample], samples: int) -> dict:
   } | manners(found)
 
 
+def mean(values: np.ndarray) -> float:
+  """Of the problems that have a verdict; 0.0 when none has."""
+  known = values[~np.isnan(values)]
+  return float(known.mean()) if known.size else 0.0
+
+
 def half_width(values: np.ndarray) -> float:
-  """Half the 95 % interval of a mean, by the normal approximation; 1.0 for a single value."""
-  return float(1.96 * values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 1.0
+  """Half the 95 % interval of a mean over the problems that have a verdict.
+
+  By the normal approximation; where all n values are equal, which it would call certain, z² / (n + z²): as far as Wilson's
+  interval reaches from 0 of n. 1.0 for a single value.
+  """
+  known = values[~np.isnan(values)]
+  if len(known) < 2:
+    return 1.0
+  spread = float(known.std(ddof=1))
+  return Z * spread / math.sqrt(len(known)) if spread else Z**2 / (len(known) + Z**2)
 
 
-def paired_gain(before: list[float], after: list[float]) -> dict:
-  """How much better the same problems are solved: the mean difference and half its 95 % interval over problems."""
-  difference = np.array(after) - np.array(before)
-  return {"gain": float(difference.mean()), "gain_interval": half_width(difference)}
+def paired_gain(before: list[float | None], after: list[float | None]) -> dict:
+  """How much better the same problems are solved: the mean difference and half its 95 % interval over the problems that have a
+  verdict (None: it has none) both times."""
+  difference = np.array(after, np.float64) - np.array(before, np.float64)
+  return {"gain": mean(difference), "gain_interval": half_width(difference)}

@@ -20,7 +20,11 @@ from jaxreason.records import TrainState
 from jaxreason.report.display import Display
 
 # Settings that may differ when a run goes on: they change no number of the steps to come, those of CUTS but for rounding.
-FREE = ("train.save_every", "train.keep", "rewards.workers", "evaluation.show")
+# Where the data and the model lie is free too: their content is held to the fingerprint, and weights come from the checkpoint.
+FREE = (
+  *("train.save_every", "train.keep", "rewards.workers", "evaluation.show"),
+  *("data.files.train", "data.files.evaluation", "model.source"),
+)
 CUTS = (
   *("mesh.data", "mesh.fsdp", "mesh.tensor", "train.chunk_tokens"),
   *("sft.micro_batches", "train.micro_batches", "sft.row_tokens", "train.row_tokens"),
@@ -131,8 +135,9 @@ def begin_rl(run: Run, state: TrainState) -> tuple[TrainState, Any]:
 def check_same(host: dict, chosen: settings.RunSettings, fingerprint: str) -> None:
   """Raises UserError when a checkpoint was made under other settings or data."""
   before, now = settings.flat(settings.completed(host["config"])), settings.flat(settings.thaw(chosen))
-  # A run may be made longer or shorter where no schedule looks at its length.
-  free = {*FREE, *CUTS, *(["train.steps"] if chosen.optimizer.schedule == "constant" else [])}
+  # A run may be made longer or shorter where no schedule looks at its length, or before its first policy step.
+  no_policy_step = host["step"] <= before["sft.steps"]
+  free = {*FREE, *CUTS, *(["train.steps"] if chosen.optimizer.schedule == "constant" or no_policy_step else [])}
   for name in sorted(before.keys() | now.keys()):
     if name not in free and before.get(name) != now.get(name):
       raise UserError(

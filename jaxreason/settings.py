@@ -216,6 +216,10 @@ def _check_type(expected: type, value, name: str) -> None:
   passing = (float, int) if expected is float else expected
   if not isinstance(value, passing) or (expected is not bool and isinstance(value, bool)):
     raise UserError(f"config.{name} expected {expected.__name__}, got {value!r} of type {type(value).__name__}")
+  if isinstance(value, float) and not math.isfinite(value):
+    raise UserError(f"config.{name} expected a finite number, got {value}")
+  if isinstance(value, int) and not -(2**31) <= value < 2**32:
+    raise UserError(f"config.{name} expected a number of at most 32 bits, got {value}")
 
 
 def _fill(config: ml_collections.ConfigDict, defaults: ml_collections.ConfigDict) -> None:
@@ -239,7 +243,8 @@ def _made(kind, values: dict):
 
 # Setting, least and most; each room checks the bounds of its own dataclass itself.
 BOUNDS = (
-  ("seed", 0, 2**32 - 1),
+  ("seed", 0, 2**32 - 2),  # the supervised stream is drawn under the next one
+  ("rollout.top_k", 0, 2**31 - 1),
   ("data.train_rows", 0, math.inf),
   ("sft.steps", 0, math.inf),
   ("sft.batch", 1, math.inf),

@@ -120,8 +120,13 @@ def test(run: Run, params, pool: VerifierPool, show: Display, when: str) -> dict
   sampled, drawn = evaluate(run, params, pool, run.rows.test, temperature=settings.rollout.temperature, samples=samples)
   few = told[: settings.evaluation.show]
   show.samples(f"completions {when} reinforcement learning, greedy", [shown(sample) for sample in few])
-  right = {"greedy": rights(told, 1).tolist(), "sampled": rights(drawn, samples).tolist()}
+  right = {"greedy": as_json(rights(told, 1)), "sampled": as_json(rights(drawn, samples))}
   return {"greedy": greedy, "sampled": sampled, "right": right}
+
+
+def as_json(shares: np.ndarray) -> list[float | None]:
+  """Shares per problem, None for nan."""
+  return [None if np.isnan(share) else float(share) for share in shares]
 
 
 def shown(sample: Sample) -> dict:

@@ -25,7 +25,8 @@ FLOORS = {
   # 3, host rooms
   "data": 3, "rewards": 3, "checkpoint": 3, "metrics": 3,
   # 4, the house
-  "settings": 4, "tasks": 4, "build": 4, "collect": 4, "evaluate": 4, "progress": 4, "train": 4, "debug": 4, "report": 4,
+  "settings": 4, "tasks": 4, "checks": 4, "build": 4, "collect": 4, "evaluate": 4, "progress": 4, "train": 4, "debug": 4,
+  "report": 4,
   # 5, the street
   "cli": 5,
 }  # fmt: skip
@@ -48,7 +49,7 @@ OWN_LIBRARIES = {
   "model/hf": {"safetensors", "transformers", "huggingface_hub"},
   "model/gguf": {"gguf"},
   "model/gguf_tokenizer": {"tokenizers", "transformers"},
-  "data": {"grain", "transformers", "huggingface_hub", "pyarrow"},
+  "data": {"grain", "transformers", "huggingface_hub", "jinja2", "pyarrow"},
   "rewards": {"math_verify"},
   "checkpoint": {"orbax"},
   "metrics": {"tensorboardX"},

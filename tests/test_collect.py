@@ -84,7 +84,7 @@ def test_shuffled_rewards_are_the_same_rewards_dealt_out_at_random(pool):
 def test_a_step_without_verdicts_stops_the_run(pool, params):
   run = tiny_run.changed(tiny_run.learner(), rewards=dict(require_finished=False))
   broken = run._replace(rows=run.rows._replace(train=[row | {"answer": "many"} for row in run.rows.train]))
-  with pytest.raises(UserError, match=r"100% of the step's samples have no verdict, expected at most 20%.*bad_answer") as error:
+  with pytest.raises(UserError, match=r"100% of 64 samples have no verdict, expected at most 20%.*bad_answer") as error:
     collected(pool, params, broken)
   assert "\n" not in str(error.value)
 

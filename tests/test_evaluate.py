@@ -7,6 +7,7 @@ import tiny_run
 
 from jaxreason import evaluate
 from jaxreason.collect import Sample
+from jaxreason.errors import UserError
 from jaxreason.rewards.pool import VerifierPool
 from jaxreason.rewards.verdict import Verdict
 
@@ -59,13 +60,37 @@ def test_the_summary_is_over_problems_and_samples():
   np.testing.assert_array_equal(evaluate.rights(samples, 2), [1, 0.5, 0, 0])
 
 
-def test_the_interval_covers_the_truth_about_95_times_in_100():
+@pytest.mark.parametrize(("truth", "most"), [(0.3, 970), (0.0, 1000), (0.002, 1000)])
+def test_the_interval_covers_the_truth_about_95_times_in_100(truth, most):
+  """Also where nothing, or next to nothing, was right."""
   generator = np.random.default_rng(0)
   covered = 0
   for _ in range(1000):
-    values = (generator.random(200) < 0.3).astype(np.float64)
-    covered += abs(values.mean() - 0.3) <= evaluate.half_width(values)
-  assert 930 <= covered <= 970
+    values = (generator.random(200) < truth).astype(np.float64)
+    covered += abs(values.mean() - truth) <= evaluate.half_width(values)
+  assert 930 <= covered <= most
+
+
+def test_what_nobody_could_judge_is_neither_right_nor_wrong():
+  verdicts = {"right": Verdict(1.0, "correct"), "wrong": Verdict(0.0, "wrong"), "lost": Verdict(None, "infra_error")}
+  found = [Sample({}, "", True, 3, verdicts[told]) for told in ("right", "lost", "wrong", "right", "lost", "lost")]
+  np.testing.assert_array_equal(evaluate.rights(found, 2), [1.0, 0.5, np.nan])
+  numbers = evaluate.summary(found, 2)
+  assert (numbers["pass@1"], numbers["unjudged"]) == (0.75, 0.5)
+  gain = evaluate.paired_gain([0.0, None, 1.0], [1.0, 1.0, None])
+  assert (gain["gain"], gain["gain_interval"]) == (1.0, 1.0)
+
+
+def test_an_evaluation_without_verdicts_is_refused():
+  run = tiny_run.learner()
+  rows = [row | {"answer": "many"} for row in run.rows.test]  # an answer that is none: the verifier cannot judge by it
+  with (
+    VerifierPool(workers=1) as pool,
+    jax.set_mesh(run.mesh),
+    pytest.raises(UserError, match=r"100% of \d+ samples have no verdict, expected at most 20% .*bad_answer"),
+  ):
+    run = tiny_run.changed(run, rewards=dict(require_finished=False))
+    evaluate.evaluate(run, run.initial_params(), pool, rows, temperature=0.0, samples=1)
 
 
 def test_a_paired_gain_is_narrower_than_two_independent_intervals():

@@ -1,5 +1,6 @@
 """Laws of going on: a run killed at any moment and started again ends as if it had never stopped, bit for bit."""
 
+import dataclasses
 import json
 import os
 import random
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import tiny_run
 
-from jaxreason import build, metrics, progress
+from jaxreason import build, metrics, progress, settings
 from jaxreason.checkpoint import Checkpoints
 from jaxreason.errors import UserError
 from jaxreason.model import weights
@@ -191,6 +192,26 @@ def test_a_finished_run_made_longer_is_the_longer_run(first, tmp_path):
   expected, others = ended(stages(3, 4), tmp_path / "whole")
   assert results == expected
   jax.tree.map(np.testing.assert_array_equal, arrays, others)
+
+
+def test_a_supervised_run_goes_on_under_a_schedule_that_knows_its_length(tmp_path):
+  """`sft`, then `train` with a cosine; once a policy step was made under it, its length stays."""
+  cosine = dataclasses.replace(tiny_run.learner().settings.optimizer, schedule="cosine")
+  run = lambda rl: tiny_run.changed(stages(3, rl), optimizer=dataclasses.asdict(cosine))
+  quietly(run(0), tmp_path)
+  assert quietly(run(2), tmp_path).keys() == {"before", "after", "gain"}
+  with pytest.raises(UserError, match=r"config.train.steps expected 2, with which this run was started, got 3"):
+    quietly(run(3), tmp_path)
+
+
+def test_a_run_goes_on_where_its_data_has_moved(tmp_path):
+  host = {"config": settings.thaw(tiny_run.learner().settings), "data": "same", "step": 1}
+  moved = settings.default_config()
+  moved.update(host["config"])
+  moved.data.files.train, moved.model.source = "elsewhere.jsonl", "~/elsewhere"
+  progress.check_same(host, settings.freeze(moved), "same")
+  with pytest.raises(UserError, match="expected the training data that this run was started with"):
+    progress.check_same(host, settings.freeze(moved), "other")
 
 
 def test_a_run_cannot_be_made_shorter_than_it_is(tmp_path):

@@ -20,6 +20,7 @@ from jaxreason.errors import UserError
 from jaxreason.evaluate import evaluate
 from jaxreason.report.display import display
 from jaxreason.rewards.pool import VerifierPool
+from jaxreason.settings import RunSettings
 
 
 def command(arguments: argparse.Namespace) -> int:
@@ -73,13 +74,21 @@ def _check(arguments: argparse.Namespace, chosen: source.Chosen) -> None:
       raise UserError(f"{flag} expected at least 1, got {value}")
   if chosen.directory is None:
     return
-  was = settings.freeze(source.stored_settings(arguments.workdir, chosen.step))
-  now, files = chosen.settings.evaluation.problems, chosen.settings.data.files
-  if now != was.evaluation.problems and chosen.settings.data.task == "files" and not files.evaluation:
-    raise UserError(
-      f"config.evaluation.problems expected {was.evaluation.problems}, got {now}, which holds out other rows of "
-      f"{files.train}, some of them trained on; use --limit for fewer"
-    )
+  _check_held_out(settings.freeze(source.stored_settings(arguments.workdir, chosen.step)), chosen.settings, arguments.split)
+
+
+def _check_held_out(was: RunSettings, now: RunSettings, split: str) -> None:
+  """Raises UserError where other rows of a training file would be held out than the run held out."""
+  if now.data.task != "files" or (split == "test" and now.data.files.evaluation):
+    return  # a generated task separates its splits by content, and a test file is compared with the training rows
+  before, after = settings.flat(settings.thaw(was)), settings.flat(settings.thaw(now))
+  for name in ("evaluation.problems", "data.train_rows", "data.files.train_split", "data.files.evaluation"):
+    moved = name == "data.files.evaluation" and bool(before[name]) == bool(after[name])
+    if before[name] != after[name] and not moved:
+      raise UserError(
+        f"config.{name} expected {before[name]!r}, got {after[name]!r}, which holds out other rows of "
+        f"{now.data.files.train}, some of them trained on; use --limit for fewer"
+      )
 
 
 def _told(name: str, value: float) -> str:

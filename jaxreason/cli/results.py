@@ -29,9 +29,12 @@ def table(found: dict, chosen: RunSettings) -> tuple[str, list[str], list[list[s
         rows.append([f"  {label}", *(_percent(n.get(name)) for n in numbers), *_change(numbers, name)])
     lengths = [f"{n['completions/mean_length']:.1f}" for n in numbers]
     rows.append(["  mean length, tokens", *lengths, *([""] if gain else [])])
-    if any(n.get("prompts/truncated") for n in numbers):
-      cut = [str(n.get("prompts/truncated", 0)) for n in numbers]
-      rows.append(["  prompts that lost their beginning", *cut, *([""] if gain else [])])
+    for name, label, told in (
+      ("unjudged", "no verdict, counted nowhere", _percent),
+      ("prompts/truncated", "prompts that lost their beginning", str),
+    ):
+      if any(n.get(name) for n in numbers):
+        rows.append([f"  {label}", *(told(n.get(name, 0)) for n in numbers), *([""] if gain else [])])
   problems = found["after"]["greedy"]["problems"]
   title = f"{problems} held-out test problems, ± is half a 95 % interval"
   return title, ["", *moments, *(["gain"] if "gain" in found else [])], rows

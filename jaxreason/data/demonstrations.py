@@ -49,7 +49,7 @@ def batch(tokenizer: Tokenizer, rows: Sequence[dict], *, length: int) -> Demonst
   needed = max(lengths, default=0)
   if needed > length:
     longest = rows[lengths.index(needed)]["id"]
-    raise UserError(f"expected demonstrations of at most length={length} tokens, {longest!r} has {needed}; make it {needed}")
+    raise UserError(f"expected demonstrations of at most max_tokens={length}, got {needed} tokens in {longest!r}; raise it")
   return Demonstrations(
     tokens=right_padded(sequences, length, tokenizer.pad_id),
     prompt_lengths=np.array(prompt_lengths, np.int32),

@@ -63,8 +63,8 @@ def pack_prompts(
     if len(ids) > max_length:
       if policy == "error":
         raise UserError(
-          f"prompt of row {row['id']!r} has {len(ids)} tokens, more than max_length {max_length}; "
-          "raise it, or use policy 'truncate_left' or 'drop'"
+          f"prompt of row {row['id']!r} has {len(ids)} tokens, more than max_prompt_tokens={max_length}; "
+          "raise it, or set long_prompts to truncate_left or drop"
         )
       (truncated if policy == "truncate_left" else dropped).append(int(visit_id))
       if policy == "drop":

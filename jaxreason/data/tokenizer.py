@@ -10,6 +10,8 @@ import json
 import os
 from collections.abc import Callable, Sequence
 
+from jinja2 import TemplateError
+
 from jaxreason.errors import UserError
 
 Prompt = str | list[dict[str, str]]
@@ -82,7 +84,10 @@ def from_transformers(pretrained, *, chat: bool = True, stop_ids: Sequence[int] 
 
   def render_chat(prompt: Prompt) -> list[int]:
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    return list(pretrained.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False))
+    try:
+      return list(pretrained.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False))
+    except TemplateError as error:
+      raise UserError(f"expected messages that the chat template takes, got roles {_roles(messages)}: {error}") from error
 
   def render_plain(prompt: Prompt) -> list[int]:
     if not isinstance(prompt, str):
@@ -104,6 +109,10 @@ def from_transformers(pretrained, *, chat: bool = True, stop_ids: Sequence[int] 
     fingerprint=hashlib.sha256(json.dumps(defining).encode()).hexdigest(),
     save=save,
   )
+
+
+def _roles(messages: Sequence[dict[str, str]]) -> str:
+  return ", ".join(str(message.get("role")) for message in messages)
 
 
 def _stop_ids(pretrained, chat: bool, further: Sequence[int]) -> tuple[int, ...]:

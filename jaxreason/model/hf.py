@@ -72,6 +72,7 @@ def tokenizer(path_or_repo: str | os.PathLike) -> Any:
   from transformers import AutoTokenizer
 
   directory = _locate(path_or_repo)
+  _json(directory / "config.json")  # transformers reads it too, with a traceback where it is no object
   try:
     return AutoTokenizer.from_pretrained(directory)
   except (OSError, ValueError, ImportError, KeyError) as error:
@@ -158,18 +159,24 @@ def _line(error: Exception) -> str:
 
 def _json(path: Path) -> dict[str, Any]:
   try:
-    return json.loads(path.read_text())
+    found = json.loads(path.read_text())
   except FileNotFoundError:
     raise UserError(f"expected {path.name} in {path.parent}, got no such file") from None
   except (json.JSONDecodeError, UnicodeDecodeError) as error:
     raise UserError(f"expected JSON in {path}, got {_line(error)}") from None
+  if not isinstance(found, dict):
+    raise UserError(f"expected a JSON object in {path}, got a {type(found).__name__}")
+  return found
 
 
 def _open(directory: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
   """Every tensor's name -> its safetensors slice; the files stay open until the stack closes."""
   index = directory / "model.safetensors.index.json"
   if index.exists():
-    files = sorted(set(_json(index)["weight_map"].values()))
+    table = _json(index).get("weight_map")
+    if not isinstance(table, dict):
+      raise UserError(f"expected a weight_map in {index}, got none; fetch the checkpoint again")
+    files = sorted(set(table.values()))
   else:
     files = ["model.safetensors"]
   slices = {}

@@ -28,7 +28,7 @@ def test_a_base_model_is_given_plain_text():
 @pytest.mark.parametrize(
   ("name", "value", "words"),
   [
-    ("seed", 2**32, "at least 0 and at most 4294967295, got 4294967296"),
+    ("seed", 2**32 - 1, "at least 0 and at most 4294967294, got 4294967295"),
     ("model.rope_theta", 0.0, "> 0, got 0.0"),
     ("data.train_rows", -1, "at least 0, got -1"),
     ("data.train_rows", 0, "at least 1 for a generated task, got 0"),
@@ -36,7 +36,7 @@ def test_a_base_model_is_given_plain_text():
     ("sft.max_tokens", 0, "at least 1, got 0"),
     ("train.chunk_tokens", 0, "at least 1, got 0"),
     ("rewards.max_unjudged", 1.5, "at least 0 and at most 1, got 1.5"),
-    ("rewards.max_unjudged", float("nan"), "at least 0 and at most 1, got nan"),
+    ("rewards.max_unjudged", float("nan"), "a finite number, got nan"),
     ("rewards.deadline_s", 0.0, "at least 0.001, got 0.0"),
     ("rewards.memory_mb", 63, "at least 64, got 63"),
   ],
@@ -52,12 +52,10 @@ def test_every_bounded_setting_exists_and_its_default_is_within():
 
 
 def test_a_rollout_longer_than_the_checkpoint_is_told():
-  positions = build.read(
-    chosen(model__source=SOURCE, rollout__max_prompt_tokens=16, rollout__max_new_tokens=16)
-  ).config.max_positions
+  short = dict(rollout__max_prompt_tokens=16, rollout__max_new_tokens=16, rollout__long_prompts="truncate_left")
+  positions = build.read(chosen(model__source=SOURCE, **short)).config.max_positions
   with pytest.raises(UserError, match=f"max_new_tokens={positions} expected to fit into the {positions} positions of .*gguf"):
     build.read(chosen(model__source=SOURCE, rollout__max_prompt_tokens=1, rollout__max_new_tokens=positions))
-  short = dict(rollout__max_prompt_tokens=16, rollout__max_new_tokens=16)
   with pytest.raises(UserError, match=f"sft.max_tokens={positions + 1} expected to fit into the {positions} positions"):
     build.read(chosen(model__source=SOURCE, **short, sft__steps=1, sft__max_tokens=positions + 1))
 

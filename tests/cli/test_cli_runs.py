@@ -122,9 +122,14 @@ def test_other_held_out_rows_of_a_file_are_refused(trained, tmp_path, capsys):
   path = copy / "checkpoints/4/host/metadata"
   document = json.loads(path.read_text())
   document["host"]["config"]["data"]["task"] = "files"
+  document["host"]["config"]["data"]["files"]["evaluation"] = "test.jsonl"
   path.write_text(json.dumps(document))
-  assert main(["eval", f"--workdir={copy}", "--config.evaluation.problems=30"]) == 2
-  assert "config.evaluation.problems expected 8, got 30, which holds out other rows" in capsys.readouterr().err
+  for flags, told in (
+    (["--config.evaluation.problems=30", "--split=validation"], "config.evaluation.problems expected 8, got 30"),
+    (["--config.data.files.evaluation="], "config.data.files.evaluation expected 'test.jsonl', got ''"),
+  ):
+    assert main(["eval", f"--workdir={copy}", *flags]) == 2
+    assert f"{told}, which holds out other rows" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_ends_in_one_line_and_leaves_no_process(config_file, tmp_path):

@@ -120,3 +120,9 @@ def test_fingerprints_tell_templates_manners_and_stops_apart(chat):
   ]
   assert len(set(prints)) == 4
   assert from_transformers(pretrained()).fingerprint == prints[0]
+
+
+def test_messages_that_the_template_refuses_are_told():
+  strict = pretrained("{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHATML)
+  with pytest.raises(UserError, match="expected messages that the chat template takes, got roles system, user: no system role"):
+    from_transformers(strict).render([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}])

@@ -1,0 +1,83 @@
+"""Floor 4: what does not fit together in a run, found before its first step.
+
+What enters: settings, rows, tokenizer, the checkpoint's positions, the mesh. What leaves: nothing, or a UserError of one line.
+"""
+
+import heapq
+import itertools
+import math
+
+from jaxreason import sharding
+from jaxreason.data.tokenizer import Tokenizer
+from jaxreason.errors import UserError, nearest
+from jaxreason.rewards.pool import VERIFIERS
+from jaxreason.settings import RunSettings
+from jaxreason.tasks import Rows
+
+# Of so many rows, those of the most bytes, lengths are looked at before a run starts; the others when they are drawn.
+LONGEST_ROWS = 500
+
+
+def check_rows(settings: RunSettings, rows: Rows) -> None:
+  """Raises UserError for rows that nobody can judge, or that supervised steps cannot imitate."""
+  for row in itertools.chain(*rows):
+    if row["verifier"] not in VERIFIERS:
+      raise UserError(
+        f"row {row['id']!r} expected a verifier among {', '.join(VERIFIERS)}, got {row['verifier']!r}"
+        f"{nearest(row['verifier'], VERIFIERS)}; for files, set config.data.files.verifier"
+      )
+  if settings.sft.steps and not all(row.get("demonstration") for row in rows.train[: settings.sft.rows or None]):
+    raise UserError("config.sft.steps expected rows with demonstrations, got rows without; set config.sft.steps=0")
+
+
+def check_lengths(settings: RunSettings, rows: Rows, tokenizer: Tokenizer) -> None:
+  """Raises UserError for a prompt or a demonstration that is longer than the settings allow."""
+  most, budget = settings.rollout.max_prompt_tokens, settings.sft.max_tokens
+  if settings.rollout.long_prompts == "error":
+    for row in itertools.chain.from_iterable(_of_most_bytes(split, "prompt") for split in rows):
+      if (length := len(tokenizer.render(row["prompt"]))) > most:
+        raise UserError(
+          f"config.rollout.max_prompt_tokens expected at least {length}, the prompt of row {row['id']!r}, got {most}; "
+          "raise it, or set config.rollout.long_prompts to drop or truncate_left"
+        )
+  if settings.sft.steps:
+    for row in _of_most_bytes(rows.train[: settings.sft.rows or None], "demonstration"):
+      length = len(tokenizer.render(row["prompt"])) + len(tokenizer.encode(row["demonstration"])) + 1
+      if length > budget:
+        raise UserError(
+          f"config.sft.max_tokens expected at least {length}, the prompt and demonstration of row {row['id']!r}, got {budget}"
+        )
+
+
+def _of_most_bytes(rows: list[dict], name: str) -> list[dict]:
+  return heapq.nlargest(LONGEST_ROWS, rows, key=lambda row: len(str(row[name]).encode()))
+
+
+def check_positions(settings: RunSettings, held: int) -> None:
+  """Raises UserError for sequences longer than the `held` positions of a checkpoint."""
+  shape, sft = settings.rollout, settings.sft
+  if shape.max_prompt_tokens + shape.max_new_tokens > held:
+    raise UserError(
+      f"config.rollout.max_prompt_tokens={shape.max_prompt_tokens} and max_new_tokens={shape.max_new_tokens} expected to fit "
+      f"into the {held} positions of {settings.model.source}; lower one of them"
+    )
+  if sft.steps and sft.max_tokens > held:
+    raise UserError(
+      f"config.sft.max_tokens={sft.max_tokens} expected to fit into the {held} positions of {settings.model.source}; lower it"
+    )
+
+
+def check_batches(settings: RunSettings, mesh) -> None:
+  """Raises UserError unless each micro-batch divides over the mesh's data and fsdp devices."""
+  shards, shape = sharding.batch_shards(mesh), settings.rollout
+  rl, sft = (settings.train.micro_batches * shards, settings.sft.micro_batches * shards)
+  over = f"does not divide over {shards} data devices"
+  if settings.train.steps and (shape.prompts * shape.group) % rl:
+    parts = f" in {settings.train.micro_batches} micro-batches" if settings.train.micro_batches > 1 else ""
+    raise UserError(
+      f"batch of {shape.prompts * shape.group} sequences (prompts={shape.prompts} x group={shape.group}){parts} {over}; "
+      f"make config.rollout.prompts a multiple of {rl // math.gcd(rl, shape.group)}"
+    )
+  if settings.sft.steps and settings.sft.batch % sft:
+    parts = f" in {settings.sft.micro_batches} micro-batches" if settings.sft.micro_batches > 1 else ""
+    raise UserError(f"batch of {settings.sft.batch} demonstrations{parts} {over}; make config.sft.batch a multiple of {sft}")
