@@ -235,5 +235,5 @@ def test_bad_input_is_named(name):
   with pytest.raises(ValueError, match="expected floating point, got int32"):
     ALL[name](new.astype(np.int32), old, advantages, mask)
   if name != "sequence_ratio":
-    with pytest.raises(ValueError, match="advantages|reference_logprobs|teacher_logprobs"):
+    with pytest.raises(ValueError, match=r"advantages|reference_logprobs|teacher_logprobs"):
       ALL[name](new, old, advantages.astype(np.int32), mask)

@@ -167,5 +167,11 @@ def test_weight_of_vespo_is_that_of_trl(name, old):
   close(weight, expected["phi"][:, 0])
 
 
-def test_every_difference_is_a_case():
+def test_every_case_is_covered_or_a_stated_difference():
+  """A case that no test asks for would be silent: each family's ids are run, and each difference is an id."""
   assert DIFFERENCES.keys() <= reference.CASES.keys()
+  for family in FAMILIES:
+    assert any(name.startswith(family) for name in CASES)
+  assert all(name.split(".")[1] in COMPOSED or name.startswith("trl.vespo.gamma.") for name in CASES)
+  others = {name for name in reference.CASES if name.startswith(("trl.grpo", "trl.gmpo", "trl.vespo", "trl.dpo"))}
+  assert others == {name for name in CASES if not name.startswith("trl.rloo")} | DIFFERENCES.keys()

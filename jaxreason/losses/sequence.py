@@ -159,7 +159,8 @@ def geometric_mean_surrogate(
   Args:
     logprobs: [..., T] float, nats.
     behavior_logprobs: [..., T] float, nats.
-    advantages: [...] or [..., T] float. Signs count token by token, the factor Â is the answer's mean.
+    advantages: [...] or [..., T] float. Signs count token by token (cₜ = 0 where Âₜ = 0, as in verl); the factor Â is the
+      answer's mean.
     mask: [..., T] bool or 0/1.
     clip_low: ε_low, nats: bounds are of the log ratio (paper and TRL: 0.4; verl: 0.2).
     clip_high: ε_high, nats.
