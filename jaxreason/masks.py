@@ -1,12 +1,27 @@
 """Floor 0, masks: reductions of per-token values.
 
-What enters: values and a mask, [B, T] each. What leaves: a pair (sum, denominator), both float32 scalars; the caller
-divides once, at the end. Sums add over micro-batches and devices and a denominator depends on the mask alone, so any
-split of a batch gives the same step.
+What enters: values and a mask, [B, T] each (other leading axes are free). What leaves: a pair (sum, denominator), both
+float32 scalars (float64 of float64); the caller divides once, at the end. Sums add over micro-batches and devices and a
+denominator depends on the mask alone, so any split of a batch gives the same step. A loss of whole answers, [B], is a
+`masked_mean` over the answers that have a token.
 """
 
 import jax
 import jax.numpy as jnp
+
+
+def masked_mean(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Σ m x over Σ m, whatever the axes are: tokens [B, T], or answers [B].
+
+  Args:
+    values: [...] float.
+    mask: [...] bool or 0/1; values where it is 0 are never read, non-finite ones included.
+
+  Returns:
+    (sum, denominator), float32 scalars. The denominator of an empty mask is 0: divide with `divide`.
+  """
+  values, mask = _masked(values, mask)
+  return jnp.sum(values), jnp.sum(mask)
 
 
 def token_mean(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -19,11 +34,12 @@ def token_mean(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array
     mask: [B, T] bool or 0/1; values where it is 0 are never read, non-finite ones included.
 
   Returns:
-    (sum, denominator), float32 scalars. The denominator of an empty mask is 0: divide with `divide`.
+    (sum, denominator), float32 scalars.
 
-  Source: DAPO, Yu et al. 2025, eq. 8, https://arxiv.org/abs/2503.14476 (the mean over the tokens of the batch).
+  Source: DAPO, Yu et al. 2025, eq. 8, https://arxiv.org/abs/2503.14476 (the mean over the tokens of the batch). verl's
+  "token-mean" (its default), TRL's "dapo" (its default; "bnpo" is the mean over a micro-batch), AReaL's only one.
   """
-  return jnp.sum(_masked(values, mask)), jnp.sum(mask.astype(jnp.float32))
+  return masked_mean(values, mask)
 
 
 def sequence_mean(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -39,11 +55,27 @@ def sequence_mean(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Ar
     (sum, denominator), float32 scalars.
 
   Source: GRPO, Shao et al. 2024, eq. 3, https://arxiv.org/abs/2402.03300. Fully masked sequences are left out of the
-  denominator (as verl and OpenRLHF do; TRL counts them).
+  denominator (as verl's "seq-mean-token-mean" and OpenRLHF do; TRL's "grpo" counts them).
   """
-  lengths = jnp.sum(mask.astype(jnp.float32), axis=-1)
-  means = jnp.sum(_masked(values, mask), axis=-1) / jnp.maximum(lengths, 1.0)
-  return jnp.sum(means), jnp.sum((lengths > 0).astype(jnp.float32))
+  values, mask = _masked(values, mask)
+  lengths = jnp.sum(mask, axis=-1)
+  return jnp.sum(jnp.sum(values, axis=-1) / jnp.maximum(lengths, 1.0)), _present(lengths)
+
+
+def sequence_sum(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Every sequence counts with the sum of its tokens, so a longer one weighs more.
+
+    Σᵢₜ mᵢₜ xᵢₜ  over  the number of sequences with a token
+
+  Args:
+    values: [B, T] float.
+    mask: [B, T] bool or 0/1.
+
+  Returns:
+    (sum, denominator), float32 scalars. verl's "seq-mean-token-sum"; TRL's "luspo" counts fully masked sequences too.
+  """
+  values, mask = _masked(values, mask)
+  return jnp.sum(values), _present(jnp.sum(mask, axis=-1))
 
 
 def constant_norm(values: jax.Array, mask: jax.Array, *, length: float) -> tuple[jax.Array, jax.Array]:
@@ -59,10 +91,40 @@ def constant_norm(values: jax.Array, mask: jax.Array, *, length: float) -> tuple
   Returns:
     (sum, denominator), float32 scalars.
 
-  Source: Dr. GRPO, Liu et al. 2025, section 3.2, https://arxiv.org/abs/2503.20783.
+  Source: Dr. GRPO, Liu et al. 2025, section 3.2, https://arxiv.org/abs/2503.20783. verl's "seq-mean-token-sum-norm" divides
+  by the batch's width unless told otherwise; TRL's "dr_grpo" counts fully masked sequences too.
   """
-  present = jnp.any(mask.astype(bool), axis=-1)
-  return jnp.sum(_masked(values, mask)), length * jnp.sum(present.astype(jnp.float32))
+  total, present = sequence_sum(values, mask)
+  return total, length * present
+
+
+def prompt_mean(values: jax.Array, mask: jax.Array, *, prompt_tokens: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+  """Every prompt weighs the same, and the tokens of all its answers share that weight.
+
+    Σₚ (Σ_gt m xₚ_gt / Nₚ)  over  the number of prompts with a token,   Nₚ = Σ_gt mₚ_gt
+
+  Args:
+    values: [P, G, T] float: P prompts of G answers; any [..., T] with `prompt_tokens`.
+    mask: like values, bool or 0/1.
+    prompt_tokens: [P, G] (values without their last axis), tokens in all answers to the row's prompt. With it a batch may
+      be cut anywhere, through groups too, and the parts' sums and denominators still add up to the whole's.
+
+  Returns:
+    (sum, denominator), float32 scalars. A row's part of the denominator is its share of its prompt's tokens.
+
+  Source: ScaleRL, Khatri et al. 2025, section 3.2, https://arxiv.org/abs/2510.13786 ("prompt-level" aggregation).
+  """
+  values, mask = _masked(values, mask)
+  lengths = jnp.sum(mask, axis=-1)
+  if prompt_tokens is None:
+    if values.ndim < 3:
+      raise ValueError(f"values expected [P, G, T], got {values.shape}; reshape them or give prompt_tokens")
+    prompt_tokens = jnp.broadcast_to(jnp.sum(lengths, axis=-1, keepdims=True), lengths.shape)
+  prompt_tokens = jnp.asarray(prompt_tokens)
+  if prompt_tokens.shape != lengths.shape:
+    raise ValueError(f"prompt_tokens expected shape {lengths.shape}, got {prompt_tokens.shape}")
+  share = 1 / jnp.maximum(prompt_tokens.astype(values.dtype), 1.0)
+  return jnp.sum(jnp.sum(values, axis=-1) * share), jnp.sum(lengths * share)
 
 
 def divide(total: jax.Array, denominator: jax.Array) -> jax.Array:
@@ -71,4 +133,15 @@ def divide(total: jax.Array, denominator: jax.Array) -> jax.Array:
 
 
 def _masked(values, mask):
-  return jnp.where(mask.astype(bool), values, 0.0).astype(jnp.float32)
+  """Both in the sum's dtype, at least float32; values are 0 where the mask is."""
+  values, mask = jnp.asarray(values), jnp.asarray(mask)
+  if values.shape != mask.shape:
+    raise ValueError(f"mask expected the shape of values, {values.shape}, got {mask.shape}")
+  dtype = jnp.promote_types(values.dtype, jnp.float32)
+  mask = mask.astype(bool)
+  return jnp.where(mask, values.astype(dtype), 0.0), mask.astype(dtype)
+
+
+def _present(lengths):
+  """How many sequences have a token."""
+  return jnp.sum((lengths > 0).astype(lengths.dtype))

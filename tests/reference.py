@@ -20,3 +20,8 @@ def case(name: str) -> tuple[dict, dict, dict]:
   inputs = {key: _FILE[value] for key, value in found["inputs"].items() if value in _FILE.files}
   outputs = {key.split("/")[-1]: _FILE[key] for key in _FILE.files if key.startswith(f"out/{name}/")}
   return found["params"], inputs, outputs
+
+
+def array(name: str) -> np.ndarray:
+  """One array of the batch that all cases share, for those that do not list all they read: `array("logp_rollout")`."""
+  return _FILE[f"in/main/{name}"]

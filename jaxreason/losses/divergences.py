@@ -1,37 +1,115 @@
-"""Floor 0: estimators of KL(π ‖ π_ref) from one sampled token each.
+"""Floor 0, losses: estimators of KL(π ‖ π_ref) from one sampled token each.
 
 What enters: log-probabilities of the taken tokens under both policies. What leaves: one value per token, in nats, an
-estimate when the token was drawn from π. Source of the three names: Schulman 2020, http://joschu.net/blog/kl-approx.html.
+estimate when the token was drawn from π. d = log π - log π_ref throughout, clipped to ±`log_ratio_cap` nats, where its
+gradient ends too (None: no cap). Source of the names k1, k2, k3: Schulman 2020, http://joschu.net/blog/kl-approx.html.
+
+Tokens come from the behaviour policy μ, not from π. `unbiased=True` weighs each value by π/μ, differentiably: the value is
+right again, and so is the gradient, which for k1 and k3 it is not even at μ = π. μ defaults to π itself, held fixed.
+Source: DeepSeek-V3.2, 2025, eq. 7, https://arxiv.org/abs/2512.02556. TRL 1.16 does so by default, verl and AReaL do not.
 """
 
 import jax
 import jax.numpy as jnp
 
-
-def kl_k1(logprobs: jax.Array, reference_logprobs: jax.Array) -> jax.Array:
-  """log π - log π_ref: unbiased, of either sign; [..., T] float32, nats."""
-  return logprobs - reference_logprobs
+from jaxreason.losses.ratios import bounded, same_shape
 
 
-def kl_k2(logprobs: jax.Array, reference_logprobs: jax.Array) -> jax.Array:
-  """(log π - log π_ref)² / 2: biased, small variance, and its gradient is that of the true KL; [..., T] float32."""
-  return jnp.square(logprobs - reference_logprobs) / 2
-
-
-def kl_k3(logprobs: jax.Array, reference_logprobs: jax.Array, *, log_ratio_cap: float | None = 20.0) -> jax.Array:
-  """π_ref/π - 1 - log(π_ref/π): unbiased and never negative.
+def kl_k1(
+  logprobs: jax.Array,
+  reference_logprobs: jax.Array,
+  *,
+  unbiased: bool = False,
+  behavior_logprobs: jax.Array | None = None,
+  log_ratio_cap: float | None = 20.0,
+) -> jax.Array:
+  """d: unbiased, of either sign. Its own gradient has mean 0; use it in the reward, or with `unbiased`.
 
   Args:
-    logprobs: [..., T] float32, nats.
-    reference_logprobs: [..., T] float32, nats.
-    log_ratio_cap: the log ratio is clipped to ±this many nats (verl: 20, and its value to ±10; TRL: no cap).
+    logprobs: [..., T] float, nats.
+    reference_logprobs: [..., T] float, nats; no gradient flows here.
+    unbiased: weigh by π/μ.
+    behavior_logprobs: [..., T] float, nats, log μ; read with `unbiased` only.
+    log_ratio_cap: nats, or None (verl, TRL and AReaL: none for k1).
 
   Returns:
     [..., T] float32, nats.
+  """
+  d = _difference(logprobs, reference_logprobs, log_ratio_cap)
+  return _weighed(d, logprobs, unbiased, behavior_logprobs, log_ratio_cap)
+
+
+def kl_k2(
+  logprobs: jax.Array,
+  reference_logprobs: jax.Array,
+  *,
+  unbiased: bool = False,
+  behavior_logprobs: jax.Array | None = None,
+  log_ratio_cap: float | None = 20.0,
+) -> jax.Array:
+  """d² / 2: biased, of small variance; without `unbiased` its gradient is that of the true KL.
+
+  Args and returns: see `kl_k1`.
+  """
+  d = _difference(logprobs, reference_logprobs, log_ratio_cap)
+  return _weighed(jnp.square(d) / 2, logprobs, unbiased, behavior_logprobs, log_ratio_cap)
+
+
+def kl_k3(
+  logprobs: jax.Array,
+  reference_logprobs: jax.Array,
+  *,
+  unbiased: bool = False,
+  behavior_logprobs: jax.Array | None = None,
+  max_value: float | None = None,
+  log_ratio_cap: float | None = 20.0,
+) -> jax.Array:
+  """π_ref/π - 1 - log(π_ref/π) = exp(-d) - 1 + d: unbiased and never negative.
+
+  Args:
+    logprobs: [..., T] float, nats.
+    reference_logprobs: [..., T] float, nats; no gradient flows here.
+    unbiased: weigh by π/μ.
+    behavior_logprobs: [..., T] float, nats, log μ; read with `unbiased` only.
+    max_value: nats, an upper bound of exp(-d) - 1 + d (verl: 10), or None.
+    log_ratio_cap: nats (verl: 20; TRL and AReaL: none), or None.
+
+  Returns:
+    [..., T] float32, nats. verl's "k3+" has this value and the gradient of k2.
 
   Source: GRPO, Shao et al. 2024, eq. 4, https://arxiv.org/abs/2402.03300.
   """
-  log_ratio = reference_logprobs - logprobs
-  if log_ratio_cap is not None:
-    log_ratio = jnp.clip(log_ratio, -log_ratio_cap, log_ratio_cap)
-  return jnp.exp(log_ratio) - 1 - log_ratio
+  d = _difference(logprobs, reference_logprobs, log_ratio_cap)
+  value = jnp.exp(-d) - 1 + d
+  if max_value is not None:
+    value = jnp.minimum(value, max_value)
+  return _weighed(value, logprobs, unbiased, behavior_logprobs, log_ratio_cap)
+
+
+def kl_abs(
+  logprobs: jax.Array,
+  reference_logprobs: jax.Array,
+  *,
+  unbiased: bool = False,
+  behavior_logprobs: jax.Array | None = None,
+  log_ratio_cap: float | None = 20.0,
+) -> jax.Array:
+  """|d|: no estimate of the KL but a distance, never negative and with a gradient of one size (verl's "abs").
+
+  Args and returns: see `kl_k1`.
+  """
+  d = _difference(logprobs, reference_logprobs, log_ratio_cap)
+  return _weighed(jnp.abs(d), logprobs, unbiased, behavior_logprobs, log_ratio_cap)
+
+
+def _difference(logprobs, reference_logprobs, cap):
+  logprobs, reference_logprobs = same_shape(logprobs=logprobs, reference_logprobs=reference_logprobs)
+  return bounded(logprobs - jax.lax.stop_gradient(reference_logprobs), cap)
+
+
+def _weighed(value, logprobs, unbiased, behavior_logprobs, cap):
+  if not unbiased:
+    return value
+  behavior_logprobs = logprobs if behavior_logprobs is None else behavior_logprobs
+  logprobs, behavior_logprobs = same_shape(logprobs=logprobs, behavior_logprobs=behavior_logprobs)
+  return value * jnp.exp(bounded(logprobs - jax.lax.stop_gradient(behavior_logprobs), cap))

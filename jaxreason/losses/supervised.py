@@ -1,8 +1,18 @@
-"""Floor 0: losses of supervised training, one value per token."""
+"""Floor 0, losses: supervised training, one value per token."""
 
 import jax
 
+from jaxreason.losses.ratios import floats
+
 
 def sft(logprobs: jax.Array) -> jax.Array:
-  """Negative log-likelihood of a demonstration's tokens: -log π, [..., T] float32, nats."""
+  """Negative log-likelihood of a demonstration's tokens: Lₜ = -log π(aₜ|sₜ).
+
+  Args:
+    logprobs: [..., T] float, nats.
+
+  Returns:
+    [..., T] float32, nats. Its token mean is the usual cross entropy (AReaL adds 1e-5 to the token count).
+  """
+  (logprobs,) = floats(logprobs=logprobs)
   return -logprobs
