@@ -41,7 +41,7 @@ LIBRARIES = {
   2: set(),
   3: set(),
   4: {"ml_collections", "rich", "matplotlib"},
-  5: {"absl"},
+  5: set(),
 }
 
 # Libraries of single rooms and files, beside those of their floor.
