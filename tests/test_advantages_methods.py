@@ -113,14 +113,18 @@ def test_leading_axes_are_free_and_vmap_agrees(name):
   np.testing.assert_allclose(got[1], ALL[name](stacked[1], valid[1], lengths[1]), rtol=1e-5, atol=1e-6)
 
 
-def test_float64_is_kept_and_bfloat16_is_widened():
-  assert advantages.group_relative(jnp.asarray(REWARDS, jnp.bfloat16)).dtype == jnp.float32
+def test_float64_is_kept_and_half_precision_is_widened():
+  """By abstract evaluation, which compiles nothing."""
   with jax.enable_x64(True):
-    rewards = jnp.asarray(REWARDS, jnp.float64)
-    for name in ALL:
-      assert ALL[name](rewards, jnp.asarray(VALID), jnp.asarray(LENGTHS)).dtype == jnp.float64, name
-    got, _ = advantages.gae(rewards, rewards, jnp.asarray(VALID))
-    assert got.dtype == jnp.float64
+    for given, expected in ((jnp.float64, jnp.float64), (jnp.bfloat16, jnp.float32), (jnp.float16, jnp.float32)):
+      rewards, valid = jax.ShapeDtypeStruct((3, 5), given), jax.ShapeDtypeStruct((3, 5), bool)
+      for name in ALL:
+        assert jax.eval_shape(ALL[name], rewards, valid, jnp.asarray(LENGTHS)).dtype == expected, name
+      tokens = jax.ShapeDtypeStruct((2, 3, 5), given)
+      mask = jax.ShapeDtypeStruct((2, 3, 5), bool)
+      assert {x.dtype for x in jax.eval_shape(advantages.gae, tokens, tokens, mask)} == {jnp.dtype(expected)}
+      assert jax.eval_shape(advantages.optimal_token_baseline, tokens, tokens, tokens, mask).dtype == expected
+      assert jax.eval_shape(advantages.reinforce_plus_plus, tokens, mask).dtype == expected
 
 
 @pytest.mark.parametrize("name", BY_SAMPLE)

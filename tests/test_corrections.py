@@ -118,7 +118,7 @@ def test_any_log_ratio_is_finite_under_the_cap(name):
     got = ALL[name](extreme, sampler, mask)
     assert np.isfinite(np.asarray(got, np.float32)).all()
   for number in corrections.diagnostics(extreme, sampler, np.ones((B, T), bool)).values():
-    assert np.isfinite(number) or np.isinf(extreme).any()
+    assert np.isfinite(number)
 
 
 @pytest.mark.parametrize("name", WEIGHTS)

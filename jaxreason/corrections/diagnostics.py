@@ -7,7 +7,7 @@ are of the ratios before any truncation: after it they cannot show what went wro
 import jax
 import jax.numpy as jnp
 
-from jaxreason.corrections.ratios import capped, leveled, log_ratios, masked_mean
+from jaxreason.corrections.ratios import FINITE, capped, leveled, log_ratios, masked_mean
 
 
 def effective_sample_size(weights: jax.Array, mask: jax.Array, *, normalized: bool = True) -> jax.Array:
@@ -60,7 +60,8 @@ def diagnostics(
     level: of the ratios and fractions: "token", "sequence" or "geometric", as the correction's.
     lower: the correction's bounds; None: none.
     upper: the same.
-    log_ratio_cap: log ratios, and sums of them, are held to ±this (verl 20); None: no cap.
+    log_ratio_cap: log ratios, and sums of them, are held to ±this before they are exponentiated (verl 20, but for its k3
+      and perplexities); None: no cap.
 
   Returns:
     float32 scalars (float64 for float64), 0 under an empty mask, without gradient:
@@ -72,7 +73,8 @@ def diagnostics(
       chi2_token, chi2_sequence: mean(ρ²) - 1 over tokens, and over sequences with the product of their ratios.
       trainer_perplexity, sampler_perplexity: exp of a sequence's mean -log-prob, in the mean over sequences; and
       trainer_nll, sampler_nll (their logarithms, averaged), perplexity_ratio (mean over sequences of trainer over sampler),
-      nll_difference_mean, _abs, _max, _min (of the sequences' -log π less -log q, nats a token).
+      nll_difference_mean, _abs, _max, _min (of the sequences' -log π less -log q, nats a token). A sequence without a
+      token enters none of these (verl counts it as one of perplexity 1).
 
   Raises:
     ValueError: an unknown level, integer log-probs, or shapes that do not match or are not [B, T].
@@ -92,9 +94,9 @@ def diagnostics(
     "clip_low": masked_mean((ratio < (0 if lower is None else lower)).astype(ratio.dtype), mask),
     "clip_high": masked_mean((ratio > upper).astype(ratio.dtype), mask),
     "effective_sample_size": effective_sample_size(ratio, mask),
-    "logprob_difference_mean": masked_mean(jnp.abs(token), mask),
-    "logprob_difference_max": jnp.max(jnp.abs(token)),
-    "kl_k1": masked_mean(-token, mask),
+    "logprob_difference_mean": masked_mean(jnp.abs(log_ratio), mask),
+    "logprob_difference_max": jnp.max(jnp.abs(log_ratio)),
+    "kl_k1": masked_mean(-log_ratio, mask),
     "kl_k3": masked_mean(jnp.expm1(token) - token, mask),
     "chi2_token": jnp.where(some, masked_mean(jnp.exp(2 * token), mask) - 1, 0),
     **_of_sequences(logprobs, sampler_logprobs, log_ratio, mask, log_ratio_cap),
@@ -106,8 +108,9 @@ def _of_sequences(logprobs, sampler_logprobs, log_ratio, mask, cap):
   present, dtype = mask.any(-1), log_ratio.dtype
   sums = capped(jnp.sum(log_ratio, axis=-1), cap)
   log_probs = (jax.lax.stop_gradient(jnp.asarray(array)).astype(dtype) for array in (logprobs, sampler_logprobs))
-  trainer, sampler = (-masked_mean(array, mask, axis=-1) for array in log_probs)
-  difference = capped(-masked_mean(log_ratio, mask, axis=-1), cap)
+  held = (array if cap is None else jnp.clip(array, -FINITE, FINITE) for array in log_probs)
+  trainer, sampler = (-masked_mean(array, mask, axis=-1) for array in held)
+  difference = -masked_mean(log_ratio, mask, axis=-1)
   some = present.any()
   return {
     "chi2_sequence": jnp.where(some, masked_mean(jnp.exp(2 * sums), present) - 1, 0),
@@ -115,7 +118,7 @@ def _of_sequences(logprobs, sampler_logprobs, log_ratio, mask, cap):
     "sampler_perplexity": masked_mean(jnp.exp(capped(sampler, cap)), present),
     "trainer_nll": masked_mean(trainer, present),
     "sampler_nll": masked_mean(sampler, present),
-    "perplexity_ratio": masked_mean(jnp.exp(difference), present),
+    "perplexity_ratio": masked_mean(jnp.exp(capped(difference, cap)), present),
     "nll_difference_mean": masked_mean(difference, present),
     "nll_difference_abs": masked_mean(jnp.abs(difference), present),
     "nll_difference_max": jnp.where(some, jnp.max(jnp.where(present, difference, -jnp.inf)), 0),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 LEVELS = ("token", "sequence", "geometric")
 
 # What a log ratio is held to before it is summed, so that infinities of both signs do not meet.
-_FINITE = 1e4
+FINITE = 1e4
 
 
 def log_ratios(function: str, logprobs, sampler_logprobs, mask, *, log_ratio_cap) -> tuple[jax.Array, jax.Array]:
@@ -30,7 +30,7 @@ def log_ratios(function: str, logprobs, sampler_logprobs, mask, *, log_ratio_cap
   dtype = jnp.promote_types(jnp.promote_types(arrays[0].dtype, arrays[1].dtype), jnp.float32)
   trainer, sampler = (jnp.where(mask, array.astype(dtype), 0) for array in arrays)
   difference = trainer - sampler
-  return (difference if log_ratio_cap is None else jnp.clip(difference, -_FINITE, _FINITE)), mask
+  return (difference if log_ratio_cap is None else jnp.clip(difference, -FINITE, FINITE)), mask
 
 
 def leveled(function: str, log_ratio: jax.Array, mask: jax.Array, *, level: str, log_ratio_cap) -> jax.Array:
