@@ -47,8 +47,8 @@ ALL = BY_SAMPLE | {f"across_{name}": method for name, method in ACROSS.items()}
 def others(method, rewards, valid, lengths):
   """The advantages of a batch that never had the samples that are not valid: groups of different sizes, one at a time."""
   assert len({int(row.sum()) for row in valid}) > 1
-  rows = [method(r[v][None], np.ones((1, v.sum()), bool), n[v][None]) for r, v, n in zip(rewards, valid, lengths, strict=True)]
-  return [np.asarray(row)[0] for row in rows]
+  groups = [(r[v][None], np.ones((1, v.sum()), bool), n[v][None]) for r, v, n in zip(rewards, valid, lengths, strict=True)]
+  return [np.asarray(jax.jit(method)(*group))[0] for group in groups]
 
 
 @pytest.mark.parametrize("name", [name for name in BY_SAMPLE if name not in ("lite_ppo", "gpg")])
@@ -73,18 +73,18 @@ def test_what_an_unjudged_sample_holds_is_read_by_nobody(name):
 def test_an_unjudged_column_is_no_column(name):
   valid = np.ones((3, 5), bool)
   valid[:, 3] = False
-  got = ALL[name](jnp.asarray(REWARDS), jnp.asarray(valid), jnp.asarray(LENGTHS))
+  got = jax.jit(ALL[name])(REWARDS, valid, LENGTHS)
   kept = [0, 1, 2, 4]
-  alone = ALL[name](jnp.asarray(REWARDS[:, kept]), jnp.ones((3, 4), bool), jnp.asarray(LENGTHS[:, kept]))
-  np.testing.assert_allclose(got[:, jnp.asarray(kept)], alone, rtol=1e-4, atol=1e-5)
+  alone = jax.jit(ALL[name])(REWARDS[:, kept], np.ones((3, 4), bool), LENGTHS[:, kept])
+  np.testing.assert_allclose(np.asarray(got)[:, kept], alone, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_permuting_a_group_permutes_its_advantages(name):
   order = np.asarray([3, 0, 4, 2, 1])
-  inputs = [jnp.asarray(x) for x in (REWARDS, VALID, LENGTHS)]
-  got = ALL[name](*(x[:, order] for x in inputs))
-  np.testing.assert_allclose(got, ALL[name](*inputs)[:, order], rtol=1e-4, atol=1e-5)
+  method = jax.jit(ALL[name])
+  got = method(*(x[:, order] for x in (REWARDS, VALID, LENGTHS)))
+  np.testing.assert_allclose(got, np.asarray(method(REWARDS, VALID, LENGTHS))[:, order], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", BY_SAMPLE)
@@ -97,9 +97,9 @@ def test_equal_rewards_give_exactly_nothing(name, reward):
 
 @pytest.mark.parametrize("name", ALL)
 def test_nobody_judged_and_a_group_of_one_are_finite_with_their_gradients(name):
+  both = jax.jit(jax.value_and_grad(lambda r, v, n: jnp.sum(ALL[name](r, v, n) ** 2)))
   for rewards, valid in ((REWARDS, np.zeros((3, 5), bool)), (REWARDS[:, :1], np.ones((3, 1), bool)), (0 * REWARDS, VALID)):
-    lengths = jnp.asarray(LENGTHS[:, : rewards.shape[1]])
-    got, gradient = jax.value_and_grad(lambda r, v=valid, n=lengths: jnp.sum(ALL[name](r, v, n) ** 2))(jnp.asarray(rewards))
+    got, gradient = both(jnp.asarray(rewards), valid, jnp.asarray(LENGTHS[:, : rewards.shape[1]]))
     assert np.isfinite(got)
     assert np.isfinite(gradient).all()
 
@@ -108,9 +108,8 @@ def test_nobody_judged_and_a_group_of_one_are_finite_with_their_gradients(name):
 def test_leading_axes_are_free_and_vmap_agrees(name):
   stacked = jnp.stack([jnp.asarray(REWARDS), 1 - jnp.asarray(REWARDS)])
   valid, lengths = jnp.stack([VALID, VALID[::-1]]), jnp.stack([LENGTHS, LENGTHS])
-  got = ALL[name](stacked, valid, lengths)
-  np.testing.assert_allclose(got, jax.vmap(ALL[name])(stacked, valid, lengths), rtol=1e-5, atol=1e-6)
-  np.testing.assert_allclose(got[1], ALL[name](stacked[1], valid[1], lengths[1]), rtol=1e-5, atol=1e-6)
+  got = jax.jit(ALL[name])(stacked, valid, lengths)
+  np.testing.assert_allclose(got, jax.jit(jax.vmap(ALL[name]))(stacked, valid, lengths), rtol=1e-5, atol=1e-6)
 
 
 def test_float64_is_kept_and_half_precision_is_widened():
