@@ -19,14 +19,14 @@ def test_the_package_itself_loads_only_the_standard_library():
   assert loaded_by("import jaxreason; dir(jaxreason)") - set(sys.stdlib_module_names) == {"jaxreason"}
 
 
-@pytest.mark.parametrize("rooms", ["losses, advantages, masks, logprobs, sampling"])
+@pytest.mark.parametrize("rooms", ["losses, advantages, corrections, shaping, masks, logprobs, sampling"])
 def test_arithmetic_loads_jax_and_chex_alone(rooms):
   loaded = loaded_by(f"from jaxreason import {rooms}")
   assert {"jax", "jaxreason"} <= loaded
   assert loaded & HEAVY == set()
 
 
-@pytest.mark.parametrize("room", ["losses", "advantages"])
+@pytest.mark.parametrize("room", ["losses", "advantages", "corrections"])
 def test_a_room_is_reached_through_the_package(room):
   assert loaded_by(f"import jaxreason; jaxreason.{room}.__all__") & HEAVY == set()
 
