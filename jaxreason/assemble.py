@@ -29,15 +29,15 @@ def assemble(rollouts: Rollouts, *, objective: Objective, width: int) -> Batch:
   completions, logprobs = flat(rollouts.tokens), flat(rollouts.logprobs)
   lengths = rollouts.lengths.reshape(B)
   prompt_lengths = jnp.repeat(rollouts.prompt_lengths, G)
-  advantages = objectives.advantages(objective, rollouts.rewards, rollouts.judged).reshape(B, 1)
   written = jnp.arange(width, dtype=jnp.int32)[None] < lengths[:, None]
+  advantages = objectives.advantages(objective, rollouts.rewards, rollouts.judged, written.reshape(P, G, width))
   return Batch(
     tokens=join(jnp.repeat(rollouts.prompts, G, axis=0), prompt_lengths, completions, lengths),
     prompt_lengths=prompt_lengths,
     lengths=prompt_lengths + lengths,
     mask=written & rollouts.judged.reshape(B, 1),
     behavior_logprobs=logprobs,
-    advantages=jnp.broadcast_to(advantages, (B, width)),
+    advantages=advantages.reshape(B, width),
   )
 
 

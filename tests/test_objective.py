@@ -70,8 +70,9 @@ def test_the_constant_norm_of_a_budget_does_not_see_the_width_of_the_batch():
 def test_advantage_by_name(name, std):
   rewards = jnp.asarray(np.random.default_rng(0).random((3, 4)), jnp.float32)
   judged = jnp.ones((3, 4), bool).at[1, 2].set(False)
-  got = objective.advantages(Objective(advantage_std=name), rewards, judged)
-  np.testing.assert_array_equal(got, advantages.group_relative(rewards, judged, std=std))
+  got = objective.advantages(Objective(advantage_std=name), rewards, judged, jnp.ones((3, 4, 5), bool))
+  expected = advantages.group_relative(rewards, judged, std=std)
+  np.testing.assert_array_equal(got, np.broadcast_to(np.asarray(expected)[..., None], (3, 4, 5)))
 
 
 def test_diagnostics_are_per_token_under_known_names():
@@ -98,7 +99,7 @@ def test_on_the_sampled_policy_nothing_is_clipped_and_nothing_differs():
     (dict(advantage_std="grup"), "objective.advantage_std expected one of .*did you mean 'group'"),
     (dict(clip_low=1.0), r"objective.clip_low expected in \[0, 1\)"),
     (dict(clip_high=-0.1), "clip_high >= 0"),
-    (dict(kl_coef=-1.0), "objective expected kl_coef and norm_length >= 0, got -1.0 and 0"),
+    (dict(kl_coef=-1.0), "objective.kl_coef expected >= 0, got -1.0"),
   ],
 )
 def test_a_wrong_choice_is_told_in_one_line(changes, told):

@@ -17,6 +17,7 @@ import ml_collections
 
 from jaxreason import settings
 from jaxreason.errors import UserError, nearest
+from jaxreason.recipes import recipe
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
@@ -100,6 +101,9 @@ def apply(config: ml_collections.ConfigDict, overrides: Overrides) -> ml_collect
     UserError: an unknown name, a section in place of a setting, or text that the setting's type does not read.
   """
   for name, text in overrides:
+    if name == "objective":  # a recipe by its name; single fields may follow
+      config.objective.update(recipe(text))
+      continue
     present = settings.flat(config.to_dict())
     if name not in present:
       inside = [other.removeprefix(f"{name}.") for other in present if other.startswith(f"{name}.")]
