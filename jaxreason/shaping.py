@@ -85,7 +85,7 @@ def length_cosine(
   Raises:
     ValueError: shapes that do not match, or a max_length that is not positive.
 
-  Source: Yeo et al. 2025, section 4.2, https://arxiv.org/abs/2502.03373.
+  Source: Yeo et al. 2025, https://arxiv.org/abs/2502.03373.
   """
   correct, lengths = jnp.asarray(correct), _float(lengths)
   if correct.shape != lengths.shape or not max_length > 0:
@@ -146,14 +146,13 @@ def turn_discount(rewards: jax.Array, valid: jax.Array | None = None, *, discoun
   if valid.shape != rewards.shape or not rewards.ndim:
     raise ValueError(f"turn_discount expected rewards [..., N] and valid of one shape, got {rewards.shape} and {valid.shape}")
 
-  def step(following, now):
-    reward, kept = now
-    following = jnp.where(kept, reward + jnp.asarray(discount, reward.dtype) * following, following)
-    return following, following
+  def join(later, sooner):
+    (later_factor, later_sum), (factor, total) = later, sooner
+    return factor * later_factor, total + factor * later_sum
 
-  turns = jnp.moveaxis(jnp.where(valid, rewards, 0), -1, 0), jnp.moveaxis(valid, -1, 0)
-  _, values = jax.lax.scan(step, jnp.zeros(rewards.shape[:-1], rewards.dtype), turns, reverse=True)
-  return jnp.where(valid, jnp.moveaxis(values, 0, -1), 0)
+  factors = jnp.where(valid, discount, 1.0).astype(rewards.dtype)
+  terms = factors, jnp.where(valid, rewards, 0)
+  return jnp.where(valid, jax.lax.associative_scan(join, terms, axis=rewards.ndim - 1, reverse=True)[1], 0)
 
 
 def _rewards(function, rewards):

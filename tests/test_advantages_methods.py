@@ -287,3 +287,15 @@ def test_equal_returns_have_no_token_advantage():
   probabilities = GENERATOR.random((1, 3, 4)).astype(np.float32) * 0.5 + 0.1
   got = advantages.optimal_token_baseline(rewards, np.log(probabilities), probabilities, jnp.ones((1, 3, 4), bool))
   assert not np.asarray(got).any()
+
+
+def test_methods_run_inside_shard_map():
+  """Each device has prompts of its own, and nothing is said of axes."""
+  mesh = jax.make_mesh((1,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+  rows = jax.sharding.PartitionSpec("rows")
+  spread = lambda method: jax.jit(jax.shard_map(method, mesh=mesh, in_specs=rows, out_specs=rows))
+  for name in ("group", "pass_at_2", "across_baseline"):
+    got = spread(ALL[name])(REWARDS, VALID, LENGTHS)
+    np.testing.assert_allclose(got, ALL[name](*map(jnp.asarray, (REWARDS, VALID, LENGTHS))), rtol=1e-4, atol=1e-5)
+  got, _ = spread(advantages.gae)(TOKEN_REWARDS, VALUES, HOLES)
+  np.testing.assert_allclose(got, advantages.gae(TOKEN_REWARDS, VALUES, HOLES)[0], rtol=1e-5, atol=1e-6)

@@ -57,7 +57,7 @@ def opo(rewards: jax.Array, lengths: jax.Array, valid: jax.Array | None = None) 
   Raises:
     ValueError: integer rewards, an empty group, or shapes that do not match.
 
-  Source: Hao et al. 2025, eq. 6, https://arxiv.org/abs/2505.23585.
+  Source: Hao et al. 2025, https://arxiv.org/abs/2505.23585.
   """
   rewards, valid = group_inputs("opo", rewards, valid)
   lengths = jnp.where(valid, same_shape("opo", "lengths", lengths, rewards), 0).astype(rewards.dtype)
@@ -85,7 +85,7 @@ def gpg(rewards: jax.Array, valid: jax.Array | None = None, *, alpha: str | None
   Raises:
     ValueError: an unknown alpha, integer rewards, an empty group, or shapes that do not match.
 
-  Source: Chu et al. 2025, sections 3.2 and 3.3, https://arxiv.org/abs/2504.02546.
+  Source: Chu et al. 2025, https://arxiv.org/abs/2504.02546.
   """
   if alpha not in ("groups", "zero_rewards", None):
     raise ValueError(f"gpg expected alpha 'groups', 'zero_rewards' or None, got {alpha!r}")

@@ -7,7 +7,7 @@ the critic is trained towards. T tokens; leading axes are free.
 import jax
 import jax.numpy as jnp
 
-from jaxreason.advantages.statistics import floats, token_inputs
+from jaxreason.advantages.statistics import floats, recurrence, token_inputs
 
 
 def gae(
@@ -47,20 +47,21 @@ def gae(
   """
   mask, rewards, values = token_inputs("gae", mask, valid, token_rewards=token_rewards, values=values)
   dtype = jnp.promote_types(rewards.dtype, values.dtype)
-  zeros = last = jnp.zeros(mask.shape[:-1], dtype)
+  kept, values = mask.astype(dtype), values.astype(dtype)
+  # V at the first unmasked token from t on, one place further: the value that follows t.
+  from_here = recurrence(values, 1 - kept)
+  last = jnp.zeros(mask.shape[:-1], dtype)
   if bootstrap_values is not None:
     last = floats("gae", "bootstrap_values", bootstrap_values).astype(dtype)
-    if last.shape != zeros.shape:
-      raise ValueError(f"gae expected bootstrap_values of shape {zeros.shape}, got {last.shape}")
-
-  def step(following, now):
-    next_advantage, next_value = following
-    reward, value, kept = now
-    advantage = reward + gamma * next_value - value + gamma * lam * next_advantage
-    following = jnp.where(kept, advantage, next_advantage), jnp.where(kept, value, next_value)
-    return following, following[0]
-
-  inputs = tuple(jnp.moveaxis(array, -1, 0) for array in (rewards.astype(dtype), values.astype(dtype), mask))
-  _, advantages = jax.lax.scan(step, (zeros, last), inputs, reverse=True)
-  advantages = jnp.where(mask, jnp.moveaxis(advantages, 0, -1), 0)
+    if last.shape != mask.shape[:-1]:
+      raise ValueError(f"gae expected bootstrap_values of shape {mask.shape[:-1]}, got {last.shape}")
+    from_here = from_here + jnp.where(_none_from_here(mask), last[..., None], 0)
+  following = jnp.concatenate([from_here[..., 1:], last[..., None]], axis=-1)
+  errors = jnp.where(mask, rewards + gamma * following - values, 0)
+  advantages = jnp.where(mask, recurrence(errors, jnp.where(mask, gamma * lam, 1.0).astype(dtype)), 0)
   return advantages, advantages + values
+
+
+def _none_from_here(mask):
+  """[..., T] bool: no unmasked token at t or after it."""
+  return jnp.flip(jnp.cumsum(jnp.flip(mask, -1), axis=-1), -1) == 0

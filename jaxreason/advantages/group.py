@@ -100,7 +100,7 @@ def leave_one_out(rewards: jax.Array, valid: jax.Array | None = None) -> jax.Arr
   Raises:
     ValueError: integer rewards, an empty group, or shapes that do not match.
 
-  Source: Ahmadian et al. 2024, section 3.3, https://arxiv.org/abs/2402.14740; Kool et al. 2019.
+  Source: Ahmadian et al. 2024, https://arxiv.org/abs/2402.14740; Kool et al. 2019.
   """
   return group_relative(rewards, valid, std=None, leave_one_out=True)
 
@@ -122,7 +122,7 @@ def lite_ppo(rewards: jax.Array, valid: jax.Array | None = None, *, ddof: int = 
   Raises:
     ValueError: integer rewards, an empty group, or shapes that do not match.
 
-  Source: Liu et al. 2025, section 4.1, https://arxiv.org/abs/2508.08221. AReaL takes the deviation about each group's
+  Source: Liu et al. 2025, https://arxiv.org/abs/2508.08221. AReaL takes the deviation about each group's
   mean, which is smaller.
   """
   return group_relative(rewards, valid, std="batch", ddof=ddof, eps=eps)

@@ -40,7 +40,7 @@ def reinforce_plus_plus(
   Raises:
     ValueError: integer rewards, or shapes that do not match.
 
-  Source: Hu et al. 2025, section 3, https://arxiv.org/abs/2501.03262.
+  Source: Hu et al. 2025, https://arxiv.org/abs/2501.03262.
   """
   returns = returns_to_go(token_rewards, mask, valid, gamma=gamma)
   kept = mask.astype(bool) if valid is None else mask.astype(bool) & valid.astype(bool)[..., None]

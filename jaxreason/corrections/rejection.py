@@ -128,7 +128,7 @@ def m2po_mask(
   Raises:
     ValueError: integer log-probs, shapes that do not match or that have one axis only.
 
-  Source: Zheng et al. 2025, algorithm 1, https://arxiv.org/abs/2510.01161.
+  Source: Zheng et al. 2025, https://arxiv.org/abs/2510.01161.
   """
   log_ratio, mask = log_ratios("m2po_mask", logprobs, sampler_logprobs, mask, log_ratio_cap=log_ratio_cap)
   if mask.ndim < 2:

@@ -117,7 +117,7 @@ def icepop(
   Raises:
     ValueError: integer log-probs, or shapes that do not match.
 
-  Source: Ling team 2025, section 3, https://arxiv.org/abs/2510.18855.
+  Source: Ling team 2025, https://arxiv.org/abs/2510.18855.
   """
   bounds = dict(level="token", lower=lower, upper=upper)
   return masked_importance_weights(logprobs, sampler_logprobs, mask, log_ratio_cap=log_ratio_cap, **bounds)
