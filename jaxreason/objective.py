@@ -69,10 +69,7 @@ class Objective:
     if self.dual_clip and not self.dual_clip > 1:
       raise UserError(f"objective.dual_clip expected above 1, or 0 for none, got {self.dual_clip}")
     if self.surrogate in ("cispo", "dppo_tv", "dppo_kl") and not self.max_ratio:
-      raise UserError(f"objective.max_ratio expected above 0 for surrogate {self.surrogate}, got 0; its paper says {PAPER_CAP}")
-
-
-PAPER_CAP = "5 (cispo, ScaleRL) or 20 (dppo)"
+      raise UserError(f"objective.max_ratio expected above 0 for surrogate {self.surrogate}, got 0; 5 for cispo, 20 for dppo")
 
 
 def _bounds(objective) -> dict:
@@ -90,19 +87,10 @@ def _clipped(objective, logprobs, batch):
   )  # fmt: skip
 
 
-def _tokens(function, **options):
+def _tokens(function, options=lambda objective: {}):
   """A surrogate of (logprobs, behaviour, advantages) with options made from the objective."""
-
-  def surrogate(objective, logprobs, batch):
-    given = {name: make(objective) for name, make in options.items()}
-    return function(logprobs, batch.behavior_logprobs, batch.advantages, **given)
-
-  return surrogate
-
-
-def _divergence(function):
   return lambda objective, logprobs, batch: function(
-    logprobs, batch.behavior_logprobs, batch.advantages, **_thresholds(objective)
+    logprobs, batch.behavior_logprobs, batch.advantages, **options(objective)
   )
 
 
@@ -122,7 +110,7 @@ def _answers(function, bounds=_bounds):
 
 SURROGATES = {
   "clipped": _clipped,
-  "cispo": _tokens(losses.cispo, max_ratio=lambda objective: objective.max_ratio),
+  "cispo": _tokens(losses.cispo, lambda objective: dict(max_ratio=objective.max_ratio)),
   "sapo": _tokens(losses.sapo),
   "gspo": _answers(losses.sequence_surrogate),
   "gspo_token": _answers(losses.gspo_token),
@@ -130,8 +118,8 @@ SURROGATES = {
   "gmpo": _answers(losses.geometric_mean_surrogate),
   "vespo": _answers(losses.vespo, bounds=lambda objective: {}),
   "topr": _answers(losses.topr, bounds=lambda objective: {}),
-  "dppo_tv": _divergence(losses.dppo_tv),
-  "dppo_kl": _divergence(losses.dppo_kl),
+  "dppo_tv": _tokens(losses.dppo_tv, _thresholds),
+  "dppo_kl": _tokens(losses.dppo_kl, _thresholds),
   "reinforce": _gradient(losses.reinforce),
   "gpg": _gradient(losses.gpg),
   "dro": _tokens(losses.dro),

@@ -37,8 +37,8 @@ RECIPES = {
   "rloo": Objective(surrogate="reinforce", advantage="leave_one_out", reduction="sequence_sum"),
   # REINFORCE++, Hu 2025, https://arxiv.org/abs/2501.03262: PPO's clip, returns whitened over the tokens of the batch.
   "reinforce_pp": Objective(advantage="reinforce_plus_plus", reduction="token_mean"),
-  # The same paper's variant for several samples a prompt: the group's mean off first; k2 as the KL.
-  "reinforce_pp_baseline": Objective(advantage="reinforce_plus_plus_baseline", reduction="token_mean"),
+  # The same paper's variant for several samples a prompt: the group's mean off first; k2 where a KL is asked for.
+  "reinforce_pp_baseline": Objective(advantage="reinforce_plus_plus_baseline", kl="k2", reduction="token_mean"),
   # Lite PPO, Liu et al. 2025, https://arxiv.org/abs/2508.08221: the group's mean, the batch's standard deviation, token mean.
   "lite_ppo": Objective(advantage="lite_ppo", reduction="token_mean"),
   # TOPR, Le Roux et al. 2025, https://arxiv.org/abs/2503.14286: wrong answers weighed by their truncated ratio, others by 1.
