@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxreason import assemble as assembly
-from jaxreason import checks, optimizer, packing, sharding, tasks
+from jaxreason import checks, critic, optimizer, packing, sharding, tasks
 from jaxreason import update as updates
 from jaxreason.data import tokenizer as tokenizers
 from jaxreason.data.characters import FILE as CHARACTERS_FILE
@@ -39,6 +39,8 @@ class Programs(NamedTuple):
   rollout: RolloutPrograms
   assemble: Callable  # (rollouts, width=) -> Batch
   reference: Callable  # (params, batch, temperature) -> batch with reference_logprobs
+  teacher: Callable | None  # (params, batch, temperature) -> batch with teacher_logprobs; None without a teacher
+  values: Callable  # (critic, batch, rewards) -> batch with values, advantages and returns
   supervise: Callable  # (state, batch, temperature) -> (state, stats), donated
   update: Callable  # (state, batch, temperature) -> (state, stats), donated
   start_sft: Callable  # (params) -> TrainState
@@ -55,6 +57,7 @@ class Run(NamedTuple):
   mesh: jax.sharding.Mesh
   programs: Programs
   initial_params: Callable  # () -> params on the mesh
+  teacher_params: Callable | None  # the same of the teacher; None without one
 
 
 class Parts(NamedTuple):
@@ -64,6 +67,7 @@ class Parts(NamedTuple):
   rows: Rows
   tokenizer: Tokenizer
   config: ModelConfig  # its compute dtype is settled once the platform is known
+  teacher: ModelConfig | None  # the same of the teacher; None without one
 
 
 def build(settings: RunSettings, *, devices=None) -> Run:
@@ -88,7 +92,7 @@ def read(settings: RunSettings) -> Parts:
   if settings.model.source:
     checks.check_positions(settings, config.max_positions)
   checks.check_lengths(settings, rows, tokenizer)
-  return Parts(settings, rows, tokenizer, config)
+  return Parts(settings, rows, tokenizer, config, teacher_config(settings, tokenizer))
 
 
 def place(parts: Parts, *, devices=None) -> Run:
@@ -96,12 +100,15 @@ def place(parts: Parts, *, devices=None) -> Run:
   settings = parts.settings
   mesh = sharding.make_mesh(settings.mesh, devices)
   checks.check_batches(settings, mesh)
-  config = settled(parts.config, settings, mesh)
-  sharding.check_divides(
-    mesh, heads=config.heads, kv_heads=config.kv_heads, mlp=config.mlp, vocab=config.vocab_size, embed=config.embed
-  )
-  programs = compile_programs(settings, config, mesh)
-  return Run(settings, parts.rows, parts.tokenizer, config, mesh, programs, initial_params(settings, config, mesh))
+  config, teacher = (part and settled(part, settings, mesh) for part in (parts.config, parts.teacher))
+  for model in filter(None, (config, teacher)):
+    sharding.check_divides(
+      mesh, heads=model.heads, kv_heads=model.kv_heads, mlp=model.mlp, vocab=model.vocab_size, embed=model.embed
+    )
+  programs = compile_programs(settings, config, mesh, teacher)
+  params = initial_params(settings.model.source, settings.seed, config, mesh)
+  teacher_params = teacher and initial_params(settings.teacher.source, settings.seed, teacher, mesh)
+  return Run(settings, parts.rows, parts.tokenizer, config, mesh, programs, params, teacher_params)
 
 
 def longest(settings: RunSettings) -> int:
@@ -112,18 +119,37 @@ def longest(settings: RunSettings) -> int:
 
 def load_tokenizer(settings: RunSettings) -> Tokenizer:
   """The model's tokenizer, or the task's characters for a model from scratch."""
-  source = settings.model.source
-  if source and (Path(source).expanduser() / CHARACTERS_FILE).is_file():  # an exported run whose tokenizer was ours
-    return load_characters(Path(source).expanduser())
-  if source:
-    room = _room(source)
-    return tokenizers.from_transformers(room.tokenizer(source), chat=settings.model.chat, stop_ids=room.stop_ids(source))
+  if settings.model.source:
+    return tokenizer_of(settings.model.source, chat=settings.model.chat)
   alphabet = tasks.alphabet(settings.data)
   if alphabet is None:
     raise UserError(
       f"config.model.source expected a checkpoint for task {settings.data.task!r}, got none; give a path or a hub id"
     )
   return characters(alphabet)
+
+
+def tokenizer_of(source: str, *, chat: bool) -> Tokenizer:
+  """The tokenizer that lies with a checkpoint."""
+  if (Path(source).expanduser() / CHARACTERS_FILE).is_file():  # an exported run whose tokenizer was ours
+    return load_characters(Path(source).expanduser())
+  room = _room(source)
+  return tokenizers.from_transformers(room.tokenizer(source), chat=chat, stop_ids=room.stop_ids(source))
+
+
+def teacher_config(settings: RunSettings, tokenizer: Tokenizer) -> ModelConfig | None:
+  """The sizes of the model to distil from, which reads the same tokens; None where the objective has no teacher."""
+  source = settings.teacher.source
+  if not source:
+    return None
+  config = _room(source).read_config(source)
+  theirs = tokenizer_of(source, chat=False)
+  if theirs.vocabulary != tokenizer.vocabulary:
+    raise UserError(
+      f"config.teacher.source expected a model with the policy's vocabulary of {tokenizer.vocab_size:,} tokens, got another "
+      f"one of {theirs.vocab_size:,} in {source}; distil from a model of the same family"
+    )
+  return dataclasses.replace(config, compute_dtype="float32")
 
 
 def model_config(settings: RunSettings, tokenizer: Tokenizer) -> ModelConfig:
@@ -145,13 +171,13 @@ def settled(config: ModelConfig, settings: RunSettings, mesh) -> ModelConfig:
   return dataclasses.replace(config, compute_dtype="bfloat16") if fast else config
 
 
-def initial_params(settings: RunSettings, config: ModelConfig, mesh) -> Callable:
-  """A function that gives the float32 parameters a run begins with, on the mesh: read, or drawn at random."""
-  source, shardings = settings.model.source, weights.shardings(config, mesh)
+def initial_params(source: str, seed: int, config: ModelConfig, mesh) -> Callable:
+  """A function that gives the float32 parameters a model begins with, on the mesh: read, or drawn at random."""
+  shardings = weights.shardings(config, mesh)
   if source:
     return lambda: _room(source).load(source, dtype=jnp.float32, shardings=shardings)[0]
   draw = jax.jit(functools.partial(weights.initialize, config), out_shardings=shardings)
-  return lambda: draw(jax.random.fold_in(jax.random.key(settings.seed), 1))
+  return lambda: draw(jax.random.fold_in(jax.random.key(seed), 1))
 
 
 def _room(source: str):
@@ -176,6 +202,14 @@ def transformation(settings: RunSettings, config: ModelConfig, phase: str) -> op
   return optimizer.transformation(chosen, steps, weights.decays(config))
 
 
+def critic_transformation(settings: RunSettings, config: ModelConfig, phase: str) -> optax.GradientTransformation | None:
+  """The critic's optimizer; None in a phase without a critic."""
+  if phase == "sft" or not settings.objective.needs_critic:
+    return None
+  decays = critic.like(weights.decays(config), True)
+  return optimizer.transformation(settings.critic.optimizer, settings.train.steps, decays)
+
+
 def objective_of(settings: RunSettings, phase: str) -> Objective:
   """The objective of phase "sft" or "train", its norm_length settled: the completion budget where none was set."""
   if phase == "sft":
@@ -186,12 +220,21 @@ def objective_of(settings: RunSettings, phase: str) -> Objective:
 
 def abstract_state(settings: RunSettings, config: ModelConfig, mesh, phase: str) -> TrainState:
   """Shapes, dtypes and shardings of the state in a phase: moments are sharded like the parameters they belong to."""
-  start = functools.partial(updates.initialize, transformation=transformation(settings, config, phase))
-  shapes = jax.eval_shape(start, weights.abstract(config))
-  is_params = lambda leaf: isinstance(leaf, weights.Params)
-  placed = weights.shardings(config, mesh)
-  shardings = jax.tree.map(lambda leaf: placed if is_params(leaf) else sharding.replicated(mesh), shapes, is_leaf=is_params)
+  shapes = jax.eval_shape(_start(settings, config, phase), weights.abstract(config))
+  whole, policy = sharding.replicated(mesh), weights.shardings(config, mesh)
+  placed = {weights.Params: policy, critic.Critic: critic.like(policy, whole)}
+  shardings = jax.tree.map(
+    lambda leaf: placed.get(type(leaf), whole), shapes, is_leaf=lambda leaf: type(leaf) in placed
+  )
   return jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, shardings)
+
+
+def _start(settings: RunSettings, config: ModelConfig, phase: str) -> Callable:
+  """(params) -> TrainState of a phase."""
+  return functools.partial(
+    updates.initialize, transformation=transformation(settings, config, phase),
+    critic_transformation=critic_transformation(settings, config, phase),
+  )  # fmt: skip
 
 
 def layout_of(run: Run, phase: str, prompt_lengths, lengths, columns: int) -> Layout | None:
@@ -213,8 +256,8 @@ def layout_of(run: Run, phase: str, prompt_lengths, lengths, columns: int) -> La
   )  # fmt: skip
 
 
-def compile_programs(settings: RunSettings, config: ModelConfig, mesh) -> Programs:
-  """Every jitted function of a run. Nothing is compiled before it is first called."""
+def compile_programs(settings: RunSettings, config: ModelConfig, mesh, teacher: ModelConfig | None = None) -> Programs:
+  """Every jitted function of a run; `teacher` is the teacher's config. Nothing is compiled before it is first called."""
   jit = jax.jit
   chunk_tokens = settings.train.chunk_tokens
 
@@ -225,22 +268,26 @@ def compile_programs(settings: RunSettings, config: ModelConfig, mesh) -> Progra
     run = functools.partial(
       updates.update, config=config, objective=objective_of(settings, phase),
       transformation=transformation(settings, config, phase), micro_batches=micro_batches, chunk_tokens=chunk_tokens,
+      critic_transformation=critic_transformation(settings, config, phase),
     )  # fmt: skip
     return jit(run, donate_argnums=0, out_shardings=(shardings(phase), None))
 
   def start(phase):
-    begin = functools.partial(updates.initialize, transformation=transformation(settings, config, phase))
-    return jit(begin, out_shardings=shardings(phase))
+    return jit(_start(settings, config, phase), out_shardings=shardings(phase))
 
-  reference = functools.partial(
-    updates.with_reference, config=config, micro_batches=settings.train.micro_batches, chunk_tokens=chunk_tokens
+  micro_batches = settings.train.micro_batches
+  shape = dict(micro_batches=micro_batches, chunk_tokens=chunk_tokens)
+  values = functools.partial(
+    updates.with_values, config=config, objective=settings.objective, micro_batches=micro_batches
   )
   return Programs(
     rollout=_rollout_programs(config),
     assemble=jit(functools.partial(assembly.assemble, objective=settings.objective), static_argnames="width"),
-    reference=jit(reference),
+    reference=jit(functools.partial(updates.with_reference, config=config, **shape)),
+    teacher=teacher and jit(functools.partial(updates.with_teacher, config=teacher, **shape)),
+    values=jit(values),
     supervise=step("sft", settings.sft.micro_batches),
-    update=step("train", settings.train.micro_batches),
+    update=step("train", micro_batches),
     start_sft=start("sft"),
     start_rl=start("train"),
   )

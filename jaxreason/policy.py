@@ -1,8 +1,9 @@
 """Floor 3: the one definition of a token's log-probability.
 
 What enters: parameters, sequences and the sampler's temperature. What leaves: log-probability and entropy of each
-completion token. The update, the reference pass and evaluation call `completion_logprobs`; the sampler divides the same
-`unembed` by the same temperature one position at a time. B sequences, S their columns, T completion tokens, D embed.
+completion token. The update, the reference and teacher passes and evaluation call `completion_logprobs`; the sampler divides
+the same `unembed` by the same temperature one position at a time. A critic reads its values at the same places.
+B sequences, S their columns, T completion tokens, D embed.
 """
 
 import jax
@@ -43,10 +44,25 @@ def completion_logprobs(
   Returns:
     (logprobs, entropy), [B, T] float32 each, nats; meaningless where a row has no token t.
   """
-  if layout is not None:
-    return _packed_logprobs(
-      params, config, tokens, prompt_lengths, width, layout, temperature=temperature, chunk_tokens=chunk_tokens
+
+  def read(hidden, taken):
+    return logprob_functions.from_hidden(
+      hidden, decoder.head(params), taken, temperature=temperature, chunk_tokens=chunk_tokens
     )
+
+  return at_completions(params, config, tokens, prompt_lengths, lengths, width, read, layout=layout)
+
+
+def at_completions(params, config, tokens, prompt_lengths, lengths, width: int, read, *, layout: Layout | None = None):
+  """What `read` finds before each completion token, as [B, T] arrays.
+
+  Args:
+    params: the decoder's.
+    config: static; tokens, prompt_lengths, lengths, width and layout as in `completion_logprobs`.
+    read: (hidden, taken) -> tree of arrays [R, C]: from the hidden states [R, C, D] that precede the tokens `taken` [R, C].
+  """
+  if layout is not None:
+    return _at_packed_completions(params, config, tokens, prompt_lengths, width, read, layout)
   B, S = tokens.shape
   columns = jnp.arange(S, dtype=jnp.int32)
   positions = jnp.broadcast_to(columns[None], (B, S))
@@ -54,13 +70,10 @@ def completion_logprobs(
   hidden = decoder.apply(params, config, tokens, positions, segments=segments).hidden
   at = jnp.clip(prompt_lengths[:, None] + jnp.arange(width, dtype=jnp.int32)[None], 1, S - 1)
   predictors = jnp.take_along_axis(hidden, (at - 1)[:, :, None], axis=1)
-  taken = jnp.take_along_axis(tokens, at, axis=1)
-  return logprob_functions.from_hidden(
-    predictors, decoder.head(params), taken, temperature=temperature, chunk_tokens=chunk_tokens
-  )
+  return read(predictors, jnp.take_along_axis(tokens, at, axis=1))
 
 
-def _packed_logprobs(params, config, tokens, prompt_lengths, width, layout: Layout, *, temperature, chunk_tokens):
+def _at_packed_completions(params, config, tokens, prompt_lengths, width, read, layout: Layout):
   """The same in the rows of a layout. R rows of W columns hold B samples; gathers stay within a row until the last one."""
   (B, S), (R, W) = tokens.shape, layout.rows.shape
   real = layout.rows < B * S
@@ -75,9 +88,6 @@ def _packed_logprobs(params, config, tokens, prompt_lengths, width, layout: Layo
   before = jnp.maximum(position - 1, 0)
   holder = jnp.where(before < prompt_lengths[sample], layout.prompt_of[sample], sample)
   predictors = jnp.take_along_axis(hidden, (place[holder * S + before] % W)[:, :, None], axis=1)
-  logprobs, entropy = logprob_functions.from_hidden(
-    predictors, decoder.head(params), packed, temperature=temperature, chunk_tokens=chunk_tokens
-  )
   token = jnp.clip(prompt_lengths[:, None] + jnp.arange(width, dtype=jnp.int32)[None], 1, S - 1)
   at = place[jnp.arange(B, dtype=jnp.int32)[:, None] * S + token]
-  return logprobs.reshape(-1)[at], entropy.reshape(-1)[at]
+  return jax.tree.map(lambda found: found.reshape(-1)[at], read(predictors, packed))

@@ -94,7 +94,7 @@ def resume(run: Run, checkpoints: Checkpoints, fingerprint: str, show: Display) 
     params = run.initial_params()
     if chosen.sft.steps:
       return run.programs.start_sft(params), None, progress
-    reference = jax.tree.map(jax.numpy.copy, params) if chosen.objective.kl_coef else None
+    reference = jax.tree.map(jax.numpy.copy, params) if chosen.objective.needs_reference else None
     return run.programs.start_rl(params), reference, progress
   check_same(host, chosen, fingerprint)
   fields = {field.name for field in dataclasses.fields(Progress)}
@@ -108,7 +108,7 @@ def resume(run: Run, checkpoints: Checkpoints, fingerprint: str, show: Display) 
     progress.results = {when: result for when, result in progress.results.items() if when == "before"}
   like = saved_tree(
     build.abstract_state(chosen, run.config, run.mesh, "train" if in_rl else "sft"),
-    weights.abstract(run.config, mesh=run.mesh) if in_rl and chosen.objective.kl_coef else None,
+    weights.abstract(run.config, mesh=run.mesh) if in_rl and chosen.objective.needs_reference else None,
   )
   _, tree, _ = checkpoints.restore(like)
   show.say(f"going on from step {progress.step} of {checkpoints.directory}")
@@ -128,7 +128,7 @@ def described(mesh: jax.sharding.Mesh) -> str:
 
 def begin_rl(run: Run, state: TrainState) -> tuple[TrainState, Any]:
   """(a state with a fresh optimizer, the reference): a reference is a copy of the weights, kept when the objective has a KL."""
-  reference = jax.tree.map(jax.numpy.copy, state.params) if run.settings.objective.kl_coef else None
+  reference = jax.tree.map(jax.numpy.copy, state.params) if run.settings.objective.needs_reference else None
   return run.programs.start_rl(state.params), reference
 
 

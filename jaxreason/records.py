@@ -48,8 +48,22 @@ class Batch:
   mask: Any  # [B, T] bool, the completion tokens that are trained on
   behavior_logprobs: Any  # [B, T] float32, nats; zeros in supervised batches
   advantages: Any  # [B, T] float32
+  prompt_tokens: Any = None  # [B] float32, trained tokens in all answers to the sample's prompt; of rollouts
   reference_logprobs: Any = None  # [B, T] float32, nats, when the objective has a KL term
+  teacher_logprobs: Any = None  # [B, T] float32, nats, when the objective distils
+  values: Any = None  # [B, T] float32, the critic's, before each token; when there is a critic
+  returns: Any = None  # [B, T] float32, what the critic learns; when there is a critic
+  kept: Any = None  # [B, T] bool, the tokens that have a surrogate, where `objective.choose` has chosen; None: all
+  chosen: Any = None  # [B, T] bool, the tokens that clip_cov and kl_cov treat otherwise
   layout: Layout | None = None  # None: each sample is computed in a row of its own
+
+
+@struct.dataclass
+class CriticState:
+  """A critic and its optimizer."""
+
+  params: Any  # a `critic.Critic` of float32 master weights
+  opt_state: Any  # optax state
 
 
 @struct.dataclass
@@ -60,3 +74,4 @@ class TrainState:
   opt_state: Any  # optax state
   step: jax.Array  # [] int32, updates done in this phase, skipped ones included
   skipped: jax.Array  # [] int32, updates skipped because a gradient was not finite
+  critic: CriticState | None = None  # when the objective needs one

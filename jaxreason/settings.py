@@ -11,9 +11,11 @@ from typing import Any
 
 import ml_collections
 
+from jaxreason import limits
 from jaxreason.errors import UserError, nearest
 from jaxreason.objective import Objective
 from jaxreason.optimizer import OptimizerConfig
+from jaxreason.recipes import recipe
 from jaxreason.rollout.engine import RolloutConfig
 from jaxreason.sharding import MeshSizes
 
@@ -94,6 +96,20 @@ class SftSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class TeacherSettings:
+  """Whom the policy distils from, where objective.distill_coef is above 0."""
+
+  source: str = ""  # a Hugging Face directory or hub id, or a .gguf file, with the policy's tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class CriticSettings:
+  """The critic of advantage "gae": a copy of the policy with a value in place of its output matrix."""
+
+  optimizer: OptimizerConfig = OptimizerConfig(peak_lr=1e-5)
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainSettings:
   """The reinforcement-learning stage."""
 
@@ -138,6 +154,8 @@ class RunSettings:
   sft: SftSettings = SftSettings()
   rollout: RolloutConfig = RolloutConfig()
   objective: Objective = Objective()
+  teacher: TeacherSettings = TeacherSettings()
+  critic: CriticSettings = CriticSettings()
   optimizer: OptimizerConfig = OptimizerConfig()
   train: TrainSettings = TrainSettings()
   rewards: RewardSettings = RewardSettings()
@@ -145,9 +163,25 @@ class RunSettings:
   mesh: MeshSizes = MeshSizes()
 
 
-def default_config() -> ml_collections.ConfigDict:
+class RunConfig(ml_collections.ConfigDict):
+  """A ConfigDict in which `config.objective = "dapo"` sets every field of the objective as that recipe has it."""
+
+  def __setitem__(self, key, value):
+    if key == "objective" and isinstance(value, str):
+      self.objective.update(recipe(value))
+    else:
+      super().__setitem__(key, value)
+
+  def update(self, *others, **values):
+    changes = dict(*others, **values)
+    if isinstance(changes.get("objective"), str):
+      self["objective"] = changes.pop("objective")
+    super().update(changes)
+
+
+def default_config() -> RunConfig:
   """The defaults as a ConfigDict without room for unknown keys; config files change it and return it."""
-  config = ml_collections.ConfigDict(dataclasses.asdict(RunSettings()))
+  config = RunConfig(dataclasses.asdict(RunSettings()))
   config.lock()
   return config
 
@@ -158,9 +192,11 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   Raises:
     UserError: it has a key that is no setting, or a value of another type.
   """
-  _check_types(RunSettings, config.to_dict(), "")
   made = ml_collections.ConfigDict(config)  # not from its values: a setting may refer to another one
   with made.unlocked(), made.ignore_type():
+    if isinstance(made.get("objective"), str):
+      made.objective = ml_collections.ConfigDict(recipe(made.objective))
+    _check_types(RunSettings, made.to_dict(), "")
     _fill(made, default_config())
   made.lock()
   return made
@@ -173,7 +209,7 @@ def freeze(config: ml_collections.ConfigDict) -> RunSettings:
     UserError: one line that says what was expected, what came and what to change.
   """
   settings = _made(RunSettings, complete(config).to_dict())
-  _check(settings)
+  limits.check(settings)
   return settings
 
 
@@ -239,71 +275,3 @@ def _made(kind, values: dict):
   return kind(
     **{name: _made(types[name], value) if dataclasses.is_dataclass(types[name]) else value for name, value in values.items()}
   )
-
-
-# Setting, least and most; each room checks the bounds of its own dataclass itself.
-BOUNDS = (
-  ("seed", 0, 2**32 - 2),  # the supervised stream is drawn under the next one
-  ("rollout.top_k", 0, 2**31 - 1),
-  ("data.train_rows", 0, math.inf),
-  ("sft.steps", 0, math.inf),
-  ("sft.batch", 1, math.inf),
-  ("sft.rows", 0, math.inf),
-  ("sft.max_tokens", 1, math.inf),
-  ("sft.micro_batches", 1, math.inf),
-  ("sft.row_tokens", 0, math.inf),
-  ("train.steps", 0, math.inf),
-  ("train.micro_batches", 1, math.inf),
-  ("train.row_tokens", 0, math.inf),
-  ("train.chunk_tokens", 1, math.inf),
-  ("train.save_every", 1, math.inf),
-  ("train.keep", 1, math.inf),
-  ("rewards.workers", 0, math.inf),
-  ("rewards.deadline_s", 0.001, math.inf),
-  ("rewards.memory_mb", 64, math.inf),
-  ("rewards.max_unjudged", 0, 1),
-  ("evaluation.problems", 1, math.inf),
-  ("evaluation.samples", 1, math.inf),
-  ("evaluation.every", 0, math.inf),
-)
-
-
-def _check(settings: RunSettings) -> None:
-  """What no single section can see."""
-  for name, least, most in BOUNDS:
-    section, _, last = name.rpartition(".")
-    value = vars(vars(settings)[section] if section else settings)[last]
-    if not least <= value <= most:  # nan is out of all bounds
-      raise UserError(
-        f"config.{name} expected at least {least}{f' and at most {most}' if most < math.inf else ''}, got {value}"
-      )
-  if not settings.model.rope_theta > 0:
-    raise UserError(f"config.model.rope_theta expected > 0, got {settings.model.rope_theta}")
-  if settings.data.task != "files" and settings.data.train_rows < 1:
-    raise UserError(f"config.data.train_rows expected at least 1 for a generated task, got {settings.data.train_rows}")
-  samples = settings.rollout.prompts * settings.rollout.group
-  for name, size, parts in (
-    ("train", samples, settings.train.micro_batches),
-    ("sft", settings.sft.batch, settings.sft.micro_batches),
-  ):
-    if size % parts:
-      raise UserError(
-        f"config.{name}.micro_batches={parts} expected to divide {size} sequences"
-        f"{f' (prompts={settings.rollout.prompts} x group={settings.rollout.group})' if name == 'train' else ''}; "
-        f"make it a divisor of {size}"
-      )
-  longest = settings.rollout.max_prompt_tokens + settings.rollout.max_new_tokens
-  for name, given, needed, parts in (
-    ("train", settings.train.row_tokens, longest, "rollout.max_prompt_tokens + max_new_tokens"),
-    ("sft", settings.sft.row_tokens, settings.sft.max_tokens, "sft.max_tokens"),
-  ):
-    if 0 < given < needed:
-      raise UserError(f"config.{name}.row_tokens expected 0 or at least {needed} ({parts}), got {given}; a sample must fit")
-  if settings.train.steps and settings.objective.surrogate == "sft":
-    raise UserError(
-      "config.objective.surrogate expected a reinforcement-learning one, got 'sft'; set train.steps=0 and sft.steps instead"
-    )
-  if settings.train.steps and settings.rollout.group < 2:
-    raise UserError(
-      f"config.rollout.group expected at least 2 (advantages compare samples of one prompt), got {settings.rollout.group}"
-    )

@@ -51,6 +51,7 @@ def train(run: Run, workdir: str | Path, *, show: Display, watch: Watch | None =
     collector = Collector(run, pool)
     state, reference, progress = resume(run, checkpoints, collector.fingerprint, show)
     collector.next_visit = progress.next_visit
+    teacher = run.teacher_params() if run.teacher_params else None
     supervised = Demonstrations(run)
     with MetricsWriter(workdir, first_step=progress.step, on_numbers=told_to(show)) as metrics:
       for step in range(progress.step, total):
@@ -66,6 +67,10 @@ def train(run: Run, workdir: str | Path, *, show: Display, watch: Watch | None =
           batch = programs.assemble(collected.rollouts, width=collected.width).replace(layout=collected.layout)
           if reference is not None:
             batch = programs.reference(reference, batch, settings.rollout.temperature)
+          if teacher is not None:
+            batch = programs.teacher(teacher, batch, settings.rollout.temperature)
+          if state.critic is not None:
+            batch = programs.values(state.critic.params, batch, collected.rollouts.rewards)
           state, stats = programs.update(state, batch, settings.rollout.temperature)
         phase = "sft" if step < first_rl else "train"
         if watch is not None:

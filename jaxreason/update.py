@@ -10,17 +10,29 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxreason import critic as critics
+from jaxreason import losses, masks, policy
 from jaxreason import objective as objectives
-from jaxreason import policy
 from jaxreason.masks import divide
 from jaxreason.model.config import ModelConfig
 from jaxreason.objective import Objective
-from jaxreason.records import Batch, TrainState
+from jaxreason.records import Batch, CriticState, TrainState
 
 
-def initialize(params, transformation: optax.GradientTransformation) -> TrainState:
-  """A state before its first update; `opt_state` is made in the structure and sharding of the parameters."""
-  return TrainState(params, transformation.init(params), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+def initialize(
+  params,
+  transformation: optax.GradientTransformation,
+  critic_transformation: optax.GradientTransformation | None = None,
+) -> TrainState:
+  """A state before its first update; `opt_state` is made in the structure and sharding of the parameters.
+
+  With `critic_transformation` it has a critic, which begins as a copy of `params`.
+  """
+  state = TrainState(params, transformation.init(params), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+  if critic_transformation is None:
+    return state
+  critic = critics.initialize(params)
+  return state.replace(critic=CriticState(critic, critic_transformation.init(critic)))
 
 
 def update(
@@ -31,10 +43,11 @@ def update(
   config: ModelConfig,
   objective: Objective,
   transformation: optax.GradientTransformation,
+  critic_transformation: optax.GradientTransformation | None = None,
   micro_batches: int = 1,
   chunk_tokens: int = 1024,
 ) -> tuple[TrainState, dict]:
-  """One step of gradient descent on the objective.
+  """One step of gradient descent on the objective, and one of the critic where the state has one.
 
   Args:
     state: donated by the caller's jit.
@@ -43,45 +56,66 @@ def update(
     config: static.
     objective: static.
     transformation: static, optax.
+    critic_transformation: static, optax, of a state with a critic.
     micro_batches: static M.
     chunk_tokens: static, see `logprobs.from_hidden`.
 
   Returns:
-    (state, stats): stats are float32 scalars, among them loss, grad_norm, update_norm, skipped (0 or 1) and the token
-    means of `objective.diagnostics`.
+    (state, stats): stats are float32 scalars, among them loss, grad_norm, update_norm, skipped (0 or 1) and
+    `objective.diagnostics`.
   """
   gradients, stats = value_and_gradients(
-    state.params, batch, temperature, config=config, objective=objective, micro_batches=micro_batches, chunk_tokens=chunk_tokens
-  )
+    state.params, batch, temperature, state.step,
+    config=config, objective=objective, micro_batches=micro_batches, chunk_tokens=chunk_tokens,
+  )  # fmt: skip
   norm = optax.tree.norm(gradients)
   finite = jnp.isfinite(norm) & jnp.isfinite(stats["loss"])
-  updates, opt_state = transformation.update(gradients, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
-  keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+  stats["grad_norm"] = norm
+  if state.critic is not None:
+    critic_gradients, critic_stats = critic_value_and_gradients(
+      state.critic.params, batch, config=config, objective=objective, micro_batches=micro_batches
+    )
+    finite &= jnp.isfinite(critic_stats["critic/grad_norm"]) & jnp.isfinite(critic_stats["critic/vf_loss"])
+    stats |= critic_stats
+
+  def stepped(transformation, gradients, held):
+    """(params, opt_state, norm of the update), as they were where a number is not finite."""
+    updates, opt_state = transformation.update(gradients, held.opt_state, held.params)
+    params = optax.apply_updates(held.params, updates)
+    keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+    return keep(params, held.params), keep(opt_state, held.opt_state), optax.tree.norm(updates)
+
+  critic = state.critic
+  if critic is not None:
+    params, opt_state, _ = stepped(critic_transformation, critic_gradients, critic)
+    critic = CriticState(params, opt_state)
+  params, opt_state, stats["update_norm"] = stepped(transformation, gradients, state)
   skipped = (~finite).astype(jnp.int32)
-  stats |= {"grad_norm": norm, "update_norm": optax.tree.norm(updates), "skipped": skipped.astype(jnp.float32)}
-  state = state.replace(
-    params=keep(params, state.params),
-    opt_state=keep(opt_state, state.opt_state),
-    step=state.step + 1,
-    skipped=state.skipped + skipped,
-  )
-  return state, stats
+  stats["skipped"] = skipped.astype(jnp.float32)
+  return TrainState(params, opt_state, state.step + 1, state.skipped + skipped, critic), stats
 
 
 def value_and_gradients(
   params,
   batch: Batch,
   temperature,
+  step=0,
   *,
   config: ModelConfig,
   objective: Objective,
   micro_batches: int = 1,
   chunk_tokens: int = 1024,
 ):
-  """Gradients of the batch's loss (tree of float32, like params) and its numbers; see `update`."""
-  _, denominator = objectives.reduce(objective, jnp.zeros(batch.mask.shape), batch.mask)
-  tokens = jnp.sum(batch.mask.astype(jnp.float32))
+  """Gradients of the batch's loss (tree of float32, like params) and its numbers; see `update`.
+
+  `step` is the number of updates that params have seen: a choice of tokens at random is drawn from it.
+  """
+  shape = dict(config=config, micro_batches=micro_batches, chunk_tokens=chunk_tokens)
+  if objective.looks_across:
+    batch = objectives.choose(
+      objective, *completions(params, batch, temperature, **shape), batch, jax.random.fold_in(jax.random.key(0), step)
+    )
+  _, denominator = objectives.reduce(objective, jnp.zeros(batch.mask.shape), batch)
 
   def loss_sum(params, part: Batch):
     logprobs, entropy = policy.completion_logprobs(
@@ -90,36 +124,41 @@ def value_and_gradients(
     )  # fmt: skip
     # Columns beyond a row's end hold log-probs of padding, which the mask drops; zeros keep them from overflowing.
     logprobs = jnp.where(part.mask, logprobs, 0.0)
-    total, _ = objectives.reduce(objective, objectives.token_losses(objective, logprobs, entropy, part), part.mask)
-    numbers = objectives.diagnostics(objective, logprobs, entropy, part)
-    sums = {name: jnp.sum(jnp.where(part.mask, value, 0.0)) for name, value in numbers.items()}
-    difference = jnp.max(jnp.where(part.mask, jnp.abs(logprobs - part.behavior_logprobs), 0.0))
-    return divide(total, denominator), (sums, difference)
+    total, _ = objectives.reduce(objective, objectives.token_losses(objective, logprobs, entropy, part), part)
+    return divide(total, denominator), (logprobs, entropy)
+
+  loss, gradients, told = _accumulated(loss_sum, params, batch, micro_batches)
+  logprobs, entropy = (array.reshape(batch.mask.shape) for array in told)
+  stats = objectives.diagnostics(objective, logprobs, entropy, batch)
+  return gradients, stats | {"loss": loss, "tokens": jnp.sum(batch.mask.astype(jnp.float32))}
+
+
+def critic_value_and_gradients(
+  params: critics.Critic, batch: Batch, *, config: ModelConfig, objective: Objective, micro_batches: int = 1
+):
+  """Gradients of the critic's loss, a mean over the batch's tokens, and its numbers; the batch is one of `with_values`."""
+  _, denominator = masks.token_mean(jnp.zeros(batch.mask.shape), batch.mask)
+
+  def loss_sum(params, part: Batch):
+    values = jnp.where(part.mask, _values(params, part, config), 0.0)
+    loss = losses.value_loss(values, part.values, part.returns, clip=objective.value_clip or None)
+    return divide(masks.token_mean(loss, part.mask)[0], denominator), ()
+
+  loss, gradients, _ = _accumulated(loss_sum, params, batch, micro_batches)
+  stats = {"critic/vf_loss": loss, "critic/grad_norm": optax.tree.norm(gradients)}
+  return gradients, stats | objectives.critic_diagnostics(batch.values, batch)
+
+
+def _accumulated(loss_sum, params, batch: Batch, micro_batches: int):
+  """(loss, gradients in float32, what else each micro-batch told, [M, ...]), one micro-batch after the other."""
 
   def one(carry, part):
-    gradients, loss, sums, difference = carry
-    (value, (more, worst)), gradient = jax.value_and_grad(loss_sum, has_aux=True)(params, part)
-    gradient = jax.tree.map(lambda g: g.astype(jnp.float32), gradient)
-    carry = (
-      jax.tree.map(jnp.add, gradients, gradient),
-      loss + value,
-      jax.tree.map(jnp.add, sums, more),
-      jnp.maximum(difference, worst),
-    )
-    return carry, None
+    (value, told), gradient = jax.value_and_grad(loss_sum, has_aux=True)(params, part)
+    return jax.tree.map(lambda total, more: total + more.astype(jnp.float32), carry, (value, gradient)), told
 
-  parts = split(batch, micro_batches)
-  first = jax.tree.map(lambda x: x[0], parts)
-  zeros = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), tree)
-  (_, (sums, _)) = jax.eval_shape(loss_sum, params, first)
-  start = (zeros(params), jnp.zeros(()), zeros(sums), jnp.zeros(()))
-  (gradients, loss, sums, difference), _ = jax.lax.scan(one, start, parts)
-
-  stats = {name: divide(value, tokens) for name, value in sums.items()}
-  stats |= {"loss": loss, "tokens": tokens}
-  if objective.surrogate != "sft":
-    stats["sampling/logprob_difference_max"] = difference
-  return gradients, stats
+  start = (jnp.zeros(()), jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params))
+  (loss, gradients), told = jax.lax.scan(one, start, split(batch, micro_batches))
+  return loss, gradients, told
 
 
 def split(batch: Batch, micro_batches: int) -> Batch:
@@ -127,15 +166,50 @@ def split(batch: Batch, micro_batches: int) -> Batch:
   return jax.tree.map(lambda x: x.reshape(micro_batches, x.shape[0] // micro_batches, *x.shape[1:]), batch)
 
 
-def with_reference(
+def completions(
   params, batch: Batch, temperature, *, config: ModelConfig, micro_batches: int = 1, chunk_tokens: int = 1024
-) -> Batch:
-  """The batch with the log-probs that `params`, the reference's, give its tokens; arguments as of `update`."""
+) -> tuple[jax.Array, jax.Array]:
+  """(log-probs, entropy), [B, T] each, that `params` give the batch's tokens, without gradient; arguments as of `update`."""
 
-  def logprobs(part: Batch):
+  def found(part: Batch):
     return policy.completion_logprobs(
       params, config, part.tokens, part.prompt_lengths, part.lengths, part.mask.shape[1],
       temperature=temperature, chunk_tokens=chunk_tokens, layout=part.layout,
-    )[0]  # fmt: skip
+    )  # fmt: skip
 
-  return batch.replace(reference_logprobs=jax.lax.map(logprobs, split(batch, micro_batches)).reshape(batch.mask.shape))
+  both = jax.lax.stop_gradient(jax.lax.map(found, split(batch, micro_batches)))
+  return tuple(array.reshape(batch.mask.shape) for array in both)
+
+
+def with_reference(params, batch: Batch, temperature, **shape) -> Batch:
+  """The batch with the log-probs that `params`, the reference's, give its tokens; arguments as of `completions`."""
+  return batch.replace(reference_logprobs=completions(params, batch, temperature, **shape)[0])
+
+
+def with_teacher(params, batch: Batch, temperature, **shape) -> Batch:
+  """The batch with the log-probs that a teacher gives its tokens, at the student's temperature."""
+  return batch.replace(teacher_logprobs=completions(params, batch, temperature, **shape)[0])
+
+
+def with_values(
+  params: critics.Critic, batch: Batch, rewards, *, config: ModelConfig, objective: Objective, micro_batches: int = 1
+) -> Batch:
+  """The batch with the critic's values, and the advantages and returns that follow from them.
+
+  Args:
+    params: the critic's.
+    batch: B samples.
+    rewards: [P, G] or [B] float32.
+    config: static; objective and micro_batches too.
+  """
+  parts = jax.lax.map(lambda part: _values(params, part, config), split(batch, micro_batches))
+  values = jnp.where(batch.mask, parts.reshape(batch.mask.shape), 0.0)
+  advantages, returns = objectives.critic_advantages(objective, rewards.reshape(-1), values, batch)
+  return batch.replace(values=values, advantages=advantages, returns=returns)
+
+
+def _values(params, part: Batch, config):
+  width = part.mask.shape[1]
+  return critics.completion_values(
+    params, config, part.tokens, part.prompt_lengths, part.lengths, width, layout=part.layout
+  )

@@ -22,11 +22,11 @@ FLOORS = {
   # 2, the model
   "model": 2,
   # 3, programs
-  "policy": 3, "rollout": 3, "update": 3, "optimizer": 3, "assemble": 3, "packing": 3,
+  "policy": 3, "critic": 3, "rollout": 3, "update": 3, "optimizer": 3, "assemble": 3, "packing": 3,
   # 3, host rooms
   "data": 3, "rewards": 3, "checkpoint": 3, "metrics": 3,
   # 4, the house
-  "settings": 4, "tasks": 4, "checks": 4, "build": 4, "collect": 4, "evaluate": 4, "progress": 4, "train": 4, "debug": 4,
+  "settings": 4, "limits": 4, "tasks": 4, "checks": 4, "build": 4, "collect": 4, "evaluate": 4, "progress": 4, "train": 4, "debug": 4,
   "report": 4,
   # 5, the street
   "cli": 5,

@@ -56,14 +56,15 @@ def test_an_entropy_bonus_raises_entropy():
 )
 def test_reduction_by_name(name, function):
   batch, logprobs, _ = example()
-  assert objective.reduce(Objective(reduction=name, norm_length=9), logprobs, batch.mask) == function(logprobs, batch.mask)
+  assert objective.reduce(Objective(reduction=name, norm_length=9), logprobs, batch) == function(logprobs, batch.mask)
 
 
 def test_the_constant_norm_of_a_budget_does_not_see_the_width_of_the_batch():
   batch, logprobs, _ = example()
   wide = lambda x: jnp.pad(x, ((0, 0), (0, 4)))
   chosen = Objective(reduction="constant_norm", norm_length=9)
-  assert objective.reduce(chosen, wide(logprobs), wide(batch.mask)) == objective.reduce(chosen, logprobs, batch.mask)
+  padded = batch.replace(mask=wide(batch.mask))
+  assert objective.reduce(chosen, wide(logprobs), padded) == objective.reduce(chosen, logprobs, batch)
 
 
 @pytest.mark.parametrize(("name", "std"), [("group", "group"), ("batch", "batch"), ("none", None)])
@@ -75,20 +76,32 @@ def test_advantage_by_name(name, std):
   np.testing.assert_array_equal(got, np.broadcast_to(np.asarray(expected)[..., None], (3, 4, 5)))
 
 
-def test_diagnostics_are_per_token_under_known_names():
+def test_diagnostics_are_scalars_under_known_names():
   batch, logprobs, entropy = example()
   plain = objective.diagnostics(Objective(), logprobs, entropy, batch)
-  assert {"entropy", "clip_ratio/low", "clip_ratio/high", "sampling/kl_k3"} <= set(plain)
+  assert {"entropy", "clip_ratio/low_mean", "clip_ratio/high_mean", "rollout_corr/k3_kl"} <= set(plain)
   assert set(objective.diagnostics(Objective(kl_coef=0.1), logprobs, entropy, batch)) - set(plain) == {"kl"}
   assert set(objective.diagnostics(objective.SFT, logprobs, entropy, batch)) == {"entropy", "nll"}
-  assert all(value.shape == batch.mask.shape for value in plain.values())
+  assert all(value.shape == () and np.isfinite(value) for value in plain.values())
 
 
-def test_on_the_sampled_policy_nothing_is_clipped_and_nothing_differs():
+@pytest.mark.parametrize("surrogate", ["clipped", "gspo", "cispo"])
+def test_on_the_sampled_policy_nothing_is_clipped_and_nothing_differs(surrogate):
   batch, _, entropy = example()
-  numbers = objective.diagnostics(Objective(), batch.behavior_logprobs, entropy, batch)
-  for name in ("clip_ratio/low", "clip_ratio/high", "sampling/logprob_difference_mean", "sampling/kl_k3"):
-    assert not np.asarray(numbers[name]).any()
+  numbers = objective.diagnostics(Objective(surrogate=surrogate, max_ratio=5.0), batch.behavior_logprobs, entropy, batch)
+  zeros = {name for name in numbers if "clip" in name or "difference" in name or "kl" in name or "chi2" in name}
+  assert len(zeros) >= 6 and all(float(numbers[name]) == pytest.approx(0, abs=1e-6) for name in zeros)
+  assert numbers["sampling/importance_sampling_ratio/mean"] == pytest.approx(1)
+
+
+def test_clip_fractions_are_shares_of_the_tokens_that_the_clip_silences():
+  batch, _, entropy = example()
+  batch = batch.replace(advantages=jnp.ones_like(batch.advantages))
+  logprobs = batch.behavior_logprobs + jnp.where(jnp.arange(5) < 2, 0.5, 0.0)[None]
+  numbers = objective.diagnostics(Objective(), logprobs, entropy, batch)
+  share = np.asarray(batch.mask)[:, :2].sum() / np.asarray(batch.mask).sum()
+  assert numbers["clip_ratio/high_mean"] == numbers["clip_ratio/region_mean"] == pytest.approx(share)
+  assert numbers["clip_ratio/low_mean"] == 0
 
 
 @pytest.mark.parametrize(
@@ -100,6 +113,9 @@ def test_on_the_sampled_policy_nothing_is_clipped_and_nothing_differs():
     (dict(clip_low=1.0), r"objective.clip_low expected in \[0, 1\)"),
     (dict(clip_high=-0.1), "clip_high >= 0"),
     (dict(kl_coef=-1.0), "objective.kl_coef expected >= 0, got -1.0"),
+    (dict(high_entropy_fraction=1.5), r"objective.high_entropy_fraction expected in \[0, 1\], got 1.5"),
+    (dict(correction="truncated"), "weighs by π/μ, which surrogate clipped does already; set objective.proximal=policy"),
+    (dict(surrogate="none"), "objective.distill_coef expected above 0 with surrogate none"),
   ],
 )
 def test_a_wrong_choice_is_told_in_one_line(changes, told):

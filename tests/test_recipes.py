@@ -65,7 +65,7 @@ SAME_REDUCTION = {
 def gradient(chosen, batch):
   def loss(logprobs):
     losses = objective.token_losses(chosen, logprobs, jnp.zeros_like(logprobs), batch)
-    total, denominator = objective.reduce(chosen, losses, batch.mask)
+    total, denominator = objective.reduce(chosen, losses, batch)
     return total / denominator
 
   return jax.grad(loss)(jnp.asarray(batch.behavior_logprobs))

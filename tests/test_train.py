@@ -40,8 +40,8 @@ def test_supervised_steps_lower_the_loss_and_rewards_rise_after_them(learned):
 
 def test_the_sampler_and_the_update_agree_on_every_logprob(learned):
   rows = learned[0]
-  assert numbers(rows, "train", "sampling/logprob_difference_max").max() < 1e-4
-  assert not numbers(rows, "train", "clip_ratio/low").any()
+  assert numbers(rows, "train", "sampling/sampling_logp_difference/max").max() < 1e-4
+  assert not numbers(rows, "train", "clip_ratio/low_mean").any()
   assert not numbers(rows, "train", "skipped").any()
 
 

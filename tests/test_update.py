@@ -124,8 +124,8 @@ def test_on_the_policys_own_samples_old_and_current_logprobs_are_equal():
   """Nothing is clipped, and the loss is minus the mean advantage."""
   batch = sampled()
   _, stats = gradients_of(tiny.params(), batch)
-  assert stats["sampling/logprob_difference_max"] <= 1e-6
-  assert stats["clip_ratio/low"] == stats["clip_ratio/high"] == 0
+  assert stats["sampling/sampling_logp_difference/max"] <= 1e-6
+  assert stats["clip_ratio/low_mean"] == stats["clip_ratio/high_mean"] == 0
   assert stats["loss"] == pytest.approx(-batch.advantages[batch.mask].mean(), abs=1e-5)
   assert stats["tokens"] == batch.mask.sum()
 
@@ -208,4 +208,4 @@ def test_supervised_steps_learn_their_batch():
     nll.append(float(stats["nll"]))
   assert stats["loss"] == stats["nll"]
   assert nll[-1] < nll[0] / 4
-  assert "sampling/logprob_difference_max" not in stats
+  assert "sampling/sampling_logp_difference/max" not in stats

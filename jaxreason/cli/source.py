@@ -92,7 +92,8 @@ def open_policy(chosen: Chosen, start: Callable[[], list]) -> Policy:
   config = build.settled(config, chosen.settings, mesh)
   programs = build.compile_programs(chosen.settings, config, mesh)
   if chosen.directory is None:
-    return Policy(tokenizer, config, mesh, programs, build.initial_params(chosen.settings, config, mesh)())
+    source, seed = chosen.settings.model.source, chosen.settings.seed
+    return Policy(tokenizer, config, mesh, programs, build.initial_params(source, seed, config, mesh)())
   return Policy(tokenizer, config, mesh, programs, restored(chosen, config, mesh))
 
 

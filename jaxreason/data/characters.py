@@ -61,6 +61,7 @@ def characters(alphabet: str) -> Tokenizer:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FILE).write_text(json.dumps({"alphabet": alphabet}) + "\n", encoding="utf-8")
 
+  identity = hashlib.sha256(json.dumps(["characters", alphabet]).encode()).hexdigest()
   return Tokenizer(
     encode=encode,
     decode=decode,
@@ -68,7 +69,8 @@ def characters(alphabet: str) -> Tokenizer:
     stop_ids=(END,),
     pad_id=PAD,
     vocab_size=_FIRST + len(alphabet),
-    fingerprint=hashlib.sha256(json.dumps(["characters", alphabet]).encode()).hexdigest(),
+    fingerprint=identity,
+    vocabulary=identity,
     save=save,
   )
 

@@ -36,6 +36,7 @@ class Tokenizer:
     pad_id: fills arrays. Nothing may be inferred from it: it can equal a stop id.
     vocab_size: ids lie in [0, vocab_size). A model's embedding may have more rows than that.
     fingerprint: hex sha256 of all that decides what the functions return.
+    vocabulary: hex sha256 of which ids stand for which text, alike for models of one family whose templates differ.
     save: writes the tokenizer into a directory.
   """
 
@@ -46,6 +47,7 @@ class Tokenizer:
   pad_id: int
   vocab_size: int
   fingerprint: str
+  vocabulary: str
   save: Callable[[str | os.PathLike], None]
 
 
@@ -94,11 +96,8 @@ def from_transformers(pretrained, *, chat: bool = True, stop_ids: Sequence[int] 
       raise UserError("expected a str prompt, got messages; use chat=True with a tokenizer that has a chat template")
     return beginning + encode(prompt)
 
-  def save(directory: str | os.PathLike) -> None:
-    pretrained.save_pretrained(directory)
-
-  template = pretrained.chat_template if chat else None
-  defining = [sorted(pretrained.get_vocab().items()), template, beginning, stops, pad_id, encode(_PROBE)]
+  vocabulary = [sorted(pretrained.get_vocab().items()), encode(_PROBE)]
+  defining = [*vocabulary, pretrained.chat_template if chat else None, beginning, stops, pad_id]
   return Tokenizer(
     encode=encode,
     decode=decode,
@@ -106,9 +105,14 @@ def from_transformers(pretrained, *, chat: bool = True, stop_ids: Sequence[int] 
     stop_ids=stops,
     pad_id=pad_id,
     vocab_size=len(pretrained),
-    fingerprint=hashlib.sha256(json.dumps(defining).encode()).hexdigest(),
-    save=save,
+    fingerprint=_digest(defining),
+    vocabulary=_digest(vocabulary),
+    save=pretrained.save_pretrained,
   )
+
+
+def _digest(values) -> str:
+  return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 def _roles(messages: Sequence[dict[str, str]]) -> str:

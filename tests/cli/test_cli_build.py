@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxreason import build, settings
+from jaxreason import build, limits, settings
 from jaxreason.errors import UserError
 
 SOURCE = str(Path(__file__).parents[1] / "fixtures/models/smollm.gguf")
@@ -48,7 +48,7 @@ def test_a_setting_out_of_its_bounds_is_told(name, value, words):
 
 def test_every_bounded_setting_exists_and_its_default_is_within():
   defaults = settings.flat(settings.thaw(chosen()))
-  assert all(least <= defaults[name] <= most for name, least, most in settings.BOUNDS)
+  assert all(least <= defaults[name] <= most for name, least, most in limits.BOUNDS)
 
 
 def test_a_rollout_longer_than_the_checkpoint_is_told():

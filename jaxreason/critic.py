@@ -1,0 +1,47 @@
+"""Floor 3: a critic, for objectives whose advantages come from values (PPO).
+
+What enters: parameters of a policy to begin from, then sequences. What leaves: one value before each completion token, in
+units of reward. A critic is a decoder of its own, with a vector where the policy has its output matrix. B sequences,
+T completion tokens, D embed.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxreason import policy
+from jaxreason.model.config import ModelConfig
+from jaxreason.model.weights import Params
+from jaxreason.records import Layout
+
+
+@struct.dataclass
+class Critic:
+  """All parameters of a critic."""
+
+  trunk: Params  # a decoder's, without its output matrix
+  value: Any  # [D]
+
+
+def like(params: Params, value) -> Critic:
+  """A `Critic` in the structure of a policy's tree of anything: shapes, shardings, switches; `value` is that of the head."""
+  return Critic(trunk=params.replace(head=None), value=value)
+
+
+def initialize(params: Params) -> Critic:
+  """A critic that begins as a copy of the policy with a value of 0 everywhere."""
+  dtype = params.embedding.dtype
+  return like(jax.tree.map(jnp.copy, params), jnp.zeros(params.embedding.shape[-1], dtype))
+
+
+def completion_values(
+  critic: Critic, config: ModelConfig, tokens, prompt_lengths, lengths, width: int, *, layout: Layout | None = None
+) -> jax.Array:
+  """V before each completion token: [B, T] float32, in units of reward; arguments as of `policy.completion_logprobs`."""
+
+  def read(hidden, taken):
+    return jnp.einsum("btd,d->bt", hidden, critic.value.astype(hidden.dtype), preferred_element_type=jnp.float32)
+
+  return policy.at_completions(critic.trunk, config, tokens, prompt_lengths, lengths, width, read, layout=layout)

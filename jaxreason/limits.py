@@ -1,0 +1,91 @@
+"""Floor 4: what settings may be, and what goes together; that which no single section can see.
+
+What enters: typed `settings.RunSettings`. What leaves: nothing, or a UserError of one line. No file is read.
+"""
+
+import math
+
+from jaxreason.errors import UserError
+
+# Setting, least and most; each room checks the bounds of its own dataclass itself.
+BOUNDS = (
+  ("seed", 0, 2**32 - 2),  # the supervised stream is drawn under the next one
+  ("rollout.top_k", 0, 2**31 - 1),
+  ("data.train_rows", 0, math.inf),
+  ("sft.steps", 0, math.inf),
+  ("sft.batch", 1, math.inf),
+  ("sft.rows", 0, math.inf),
+  ("sft.max_tokens", 1, math.inf),
+  ("sft.micro_batches", 1, math.inf),
+  ("sft.row_tokens", 0, math.inf),
+  ("train.steps", 0, math.inf),
+  ("train.micro_batches", 1, math.inf),
+  ("train.row_tokens", 0, math.inf),
+  ("train.chunk_tokens", 1, math.inf),
+  ("train.save_every", 1, math.inf),
+  ("train.keep", 1, math.inf),
+  ("rewards.workers", 0, math.inf),
+  ("rewards.deadline_s", 0.001, math.inf),
+  ("rewards.memory_mb", 64, math.inf),
+  ("rewards.max_unjudged", 0, 1),
+  ("evaluation.problems", 1, math.inf),
+  ("evaluation.samples", 1, math.inf),
+  ("evaluation.every", 0, math.inf),
+)
+
+
+def check(settings) -> None:
+  """Raises UserError, one line, for a value out of bounds or for settings that contradict one another."""
+  for name, least, most in BOUNDS:
+    section, _, last = name.rpartition(".")
+    value = vars(vars(settings)[section] if section else settings)[last]
+    if not least <= value <= most:  # nan is out of all bounds
+      raise UserError(
+        f"config.{name} expected at least {least}{f' and at most {most}' if most < math.inf else ''}, got {value}"
+      )
+  if not settings.model.rope_theta > 0:
+    raise UserError(f"config.model.rope_theta expected > 0, got {settings.model.rope_theta}")
+  if settings.data.task != "files" and settings.data.train_rows < 1:
+    raise UserError(f"config.data.train_rows expected at least 1 for a generated task, got {settings.data.train_rows}")
+  samples = settings.rollout.prompts * settings.rollout.group
+  for name, size, parts in (
+    ("train", samples, settings.train.micro_batches),
+    ("sft", settings.sft.batch, settings.sft.micro_batches),
+  ):
+    if size % parts:
+      raise UserError(
+        f"config.{name}.micro_batches={parts} expected to divide {size} sequences"
+        f"{f' (prompts={settings.rollout.prompts} x group={settings.rollout.group})' if name == 'train' else ''}; "
+        f"make it a divisor of {size}"
+      )
+  longest = settings.rollout.max_prompt_tokens + settings.rollout.max_new_tokens
+  for name, given, needed, parts in (
+    ("train", settings.train.row_tokens, longest, "rollout.max_prompt_tokens + max_new_tokens"),
+    ("sft", settings.sft.row_tokens, settings.sft.max_tokens, "sft.max_tokens"),
+  ):
+    if 0 < given < needed:
+      raise UserError(f"config.{name}.row_tokens expected 0 or at least {needed} ({parts}), got {given}; a sample must fit")
+  if settings.train.steps and settings.objective.surrogate == "sft":
+    raise UserError(
+      "config.objective.surrogate expected a reinforcement-learning one, got 'sft'; set train.steps=0 and sft.steps instead"
+    )
+  _check_objective(settings)
+
+
+def _check_objective(settings) -> None:
+  """That what the objective needs is there, and that nothing is given in vain."""
+  objective, group = settings.objective, settings.rollout.group
+  if settings.train.steps and group < 2 and objective.compares_samples:
+    raise UserError(
+      f"config.rollout.group expected at least 2 (advantage {objective.advantage} compares samples of one prompt), got {group}"
+    )
+  if objective.needs_teacher and not settings.teacher.source:
+    raise UserError(
+      f"config.teacher.source expected a model to distil from (objective.distill_coef={objective.distill_coef}), got none; "
+      "give a path or a hub id"
+    )
+  if settings.teacher.source and not objective.needs_teacher:
+    raise UserError(
+      f"config.objective.distill_coef expected above 0 with config.teacher.source={settings.teacher.source}, got 0; "
+      "use the recipe opd, or leave the teacher out"
+    )

@@ -1,0 +1,26 @@
+"""Floor 1: an objective is a choice of ratio, surrogate, correction, KL, entropy bonus, advantage and reduction.
+
+What enters: a frozen `Objective` and arrays. What leaves: advantages, one loss per token, the reduction's (sum, denominator),
+and the numbers that are logged. Each step of an update is a function here, in the order in which they are called: `advantages`
+(or, with a critic, `critic_advantages`), `choose` once over the whole minibatch, `token_losses` and `reduce` in each
+micro-batch, `diagnostics` once more over the whole. `jaxreason.recipes` has the published settings by name.
+"""
+
+from jaxreason.objective.choice import choose
+from jaxreason.objective.credit import advantages, critic_advantages, trained_on
+from jaxreason.objective.fields import SFT, Objective
+from jaxreason.objective.loss import reduce, token_losses
+from jaxreason.objective.panel import critic_diagnostics, diagnostics
+
+__all__ = [
+  "SFT",
+  "Objective",
+  "advantages",
+  "choose",
+  "critic_advantages",
+  "critic_diagnostics",
+  "diagnostics",
+  "reduce",
+  "token_losses",
+  "trained_on",
+]
