@@ -36,8 +36,9 @@ def token_mean(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array
   Returns:
     (sum, denominator), float32 scalars.
 
-  Source: DAPO, Yu et al. 2025, eq. 8, https://arxiv.org/abs/2503.14476 (the mean over the tokens of the batch). verl's
-  "token-mean" (its default), TRL's "dapo" (its default; "bnpo" is the mean over a micro-batch), AReaL's only one.
+  Source: DAPO, Yu et al. 2025, section 3.3, eq. 12, https://arxiv.org/abs/2503.14476, as systems read it: its equation
+  divides by the tokens of one prompt's answers, which is `prompt_mean`. verl's "token-mean" (its default), TRL's "dapo"
+  (its default; "bnpo" is the mean over a micro-batch), AReaL's only one.
   """
   return masked_mean(values, mask)
 
@@ -112,7 +113,8 @@ def prompt_mean(values: jax.Array, mask: jax.Array, *, prompt_tokens: jax.Array 
   Returns:
     (sum, denominator), float32 scalars. A row's part of the denominator is its share of its prompt's tokens.
 
-  Source: ScaleRL, Khatri et al. 2025, section 3.2, https://arxiv.org/abs/2510.13786 ("prompt-level" aggregation).
+  Source: ScaleRL, Khatri et al. 2025, section 3.2 ("prompt average", which it finds in DAPO's equation),
+  https://arxiv.org/abs/2510.13786.
   """
   values, mask = _masked(values, mask)
   lengths = jnp.sum(mask, axis=-1)

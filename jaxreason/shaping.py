@@ -80,12 +80,13 @@ def length_cosine(
     exceeded: R_e, for any answer that fills the budget.
 
   Returns:
-    [...] float32. (The paper's CosFn, read by its names: the value at length 0 is R_0. open-r1 has 1, 0.5, -1 and -0.5.)
+    [...] float32. (The paper's CosFn, read by its names: the value at length 0 is R_0. The defaults are those of the
+    authors' scripts; open-r1 and TRL have 1, 0.5, -1 and -0.5, TRL without an R_e.)
 
   Raises:
     ValueError: shapes that do not match, or a max_length that is not positive.
 
-  Source: Yeo et al. 2025, https://arxiv.org/abs/2502.03373.
+  Source: Yeo et al. 2025, appendix C.1, https://arxiv.org/abs/2502.03373.
   """
   correct, lengths = jnp.asarray(correct), _float(lengths)
   if correct.shape != lengths.shape or not max_length > 0:
@@ -130,8 +131,8 @@ def turn_discount(rewards: jax.Array, valid: jax.Array | None = None, *, discoun
   Args:
     rewards: [..., N] float, one for each turn.
     valid: [..., N] bool, False for turns that were not taken; they are passed over with no discount. None: all.
-    discount: γ a turn, in [0, 1]; 0.9 in AReaL's multi-turn example, where a reward on the last of N turns reaches the
-      first as γᴺ⁻¹ of itself.
+    discount: γ a turn, in [0, 1]; 0.9 in AReaL's multi-turn examples (1 in its configuration), where a reward on the last
+      of N turns reaches the first as γᴺ⁻¹ of itself.
 
   Returns:
     [..., N] of the same dtype, 0 for turns not taken.
@@ -139,7 +140,7 @@ def turn_discount(rewards: jax.Array, valid: jax.Array | None = None, *, discoun
   Raises:
     ValueError: integer rewards, or shapes that do not match.
 
-  Source: Fu et al. 2025 (AReaL), https://arxiv.org/abs/2505.24298.
+  Source: `turn_discount` of AReaL, https://github.com/inclusionAI/AReaL.
   """
   rewards = _rewards("turn_discount", rewards)
   valid = jnp.ones(rewards.shape, bool) if valid is None else jnp.asarray(valid).astype(bool)

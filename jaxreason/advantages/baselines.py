@@ -30,7 +30,7 @@ def remax(
   Raises:
     ValueError: integer rewards, an empty group, or shapes that do not match.
 
-  Source: Li et al. 2023, algorithm 1, https://arxiv.org/abs/2310.10505.
+  Source: Li et al. 2023, https://arxiv.org/abs/2310.10505.
   """
   rewards, valid = group_inputs("remax", rewards, valid)
   greedy = same_shape("remax", "greedy_rewards", floats("remax", "greedy_rewards", greedy_rewards), rewards[..., 0])
@@ -77,7 +77,7 @@ def gpg(rewards: jax.Array, valid: jax.Array | None = None, *, alpha: str | None
     valid: [..., P, G] bool, False for a sample without a verdict. None: all; B counts the valid ones.
     alpha: what M counts. "groups": the samples of groups whose rewards are all equal, the paper's; "zero_rewards": the
       samples whose reward is 0, verl's; None: α = 1.
-    f_norm: F_norm; 1 in verl and the paper's best setting, the group's deviation would be GRPO.
+    f_norm: F_norm; 1 in verl, the group's deviation would be GRPO.
 
   Returns:
     [..., P, G] float32 (float64 for float64); 0 where nothing in the batch teaches.

@@ -88,7 +88,7 @@ def opsm(
   Raises:
     ValueError: integer log-probs, or shapes that do not match.
 
-  Source: DeepSeek-V3.2 2025, section 3.1, https://arxiv.org/abs/2512.02556.
+  Source: DeepSeek-V3.2 2025, section 3.1, eq. 9, https://arxiv.org/abs/2512.02556.
   """
   log_ratio, mask = log_ratios("opsm", logprobs, sampler_logprobs, mask, log_ratio_cap=20.0)
   advantages = jnp.asarray(advantages)
@@ -114,6 +114,10 @@ def m2po_mask(
 
   The choice is made over the whole batch: give it all of a minibatch, not micro-batches, or the mask depends on the split
   (as it does in AReaL, which chooses in each micro-batch).
+
+  All tokens count here, whatever their advantage, as in AReaL. The paper counts and drops only those whose update leads
+  further out, π/q > 1 with Â > 0 and π/q < 1 with Â < 0, with π the policy that is being updated; it clips nothing else, and
+  the loss's mean is still over all tokens, those dropped included.
 
   Args:
     logprobs: [..., B, T] float, log π of the taken tokens, nats; the policy that the update starts from.

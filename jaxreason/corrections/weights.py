@@ -31,7 +31,7 @@ def truncated_importance_weights(
     mask: [..., B, T] bool or 0/1.
     level: "token" (TIS; verl's and slime's usual), "sequence": the product (TRL, verl, SkyRL), "geometric": the mean log
       ratio (what NeMo RL, AReaL and open-instruct call the sequence level).
-    upper: C; 2 in the paper, verl, SkyRL (5 for sequences), slime and open-instruct, 3 in TRL, 5 in OpenRLHF.
+    upper: C; 2 in verl, SkyRL (5 for sequences), slime and open-instruct, 3 in TRL, 5 in OpenRLHF.
     lower: None: no lower bound (TRL, verl; slime and open-instruct 0), 0.5 in OpenRLHF.
     batch_normalize: divide by the mean weight of the batch, over its tokens, or over its sequences where each has one
       (verl, off by default; it does so after the truncation).
@@ -117,7 +117,7 @@ def icepop(
   Raises:
     ValueError: integer log-probs, or shapes that do not match.
 
-  Source: Ling team 2025, https://arxiv.org/abs/2510.18855.
+  Source: Ling team 2025 (Ring-1T), section 2.3, eq. 1 and 2, https://arxiv.org/abs/2510.18855.
   """
   bounds = dict(level="token", lower=lower, upper=upper)
   return masked_importance_weights(logprobs, sampler_logprobs, mask, log_ratio_cap=log_ratio_cap, **bounds)

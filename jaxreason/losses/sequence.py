@@ -203,7 +203,7 @@ def vespo(
       log w; here that is the same as taking it from `behavior_logprobs`.)
     advantages: [...] or [..., T] float; the sign of its mean over the answer picks (k, λ), 0 counting as positive.
     mask: [..., T] bool or 0/1.
-    k_positive: k where Â >= 0 (paper and TRL: 2).
+    k_positive: k where Â >= 0 (paper and TRL: 2; the other three are theirs too).
     lambda_positive: λ there (3).
     k_negative: k where Â < 0 (3).
     lambda_negative: λ there (2).

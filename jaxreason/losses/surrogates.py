@@ -94,14 +94,15 @@ def cispo(
     behavior_logprobs: [..., T] float, nats.
     advantages: [..., T] float.
     min_ratio: r_min, a bound of the ratio itself. 0, as in the paper, leaves small ratios alone.
-    max_ratio: r_max, likewise. The paper tunes it and prints no value; 5 is ScaleRL's (and TRL's advice, whose
-      `epsilon_high` is this bound). verl writes the bounds as 1 - ε_low and 1 + ε_high, both ε 0.2 by default.
+    max_ratio: r_max, likewise. The paper tunes it and prints no value; ScaleRL found 4, 5 and 8 alike (appendix A.17.2),
+      and TRL's settings for it have 5 (its `epsilon_high` is this bound). verl writes the bounds as 1 - ε_low and
+      1 + ε_high, both ε 0.2 by default.
     log_ratio_cap: nats, or None.
 
   Returns:
     [..., T] float32, to be minimised.
 
-  Source: MiniMax-M1, Chen et al. 2025, eq. 4, https://arxiv.org/abs/2506.13585; ScaleRL, Khatri et al. 2025,
+  Source: MiniMax-M1, Chen et al. 2025, eq. 4 and 5, https://arxiv.org/abs/2506.13585; ScaleRL, Khatri et al. 2025, eq. 4,
   https://arxiv.org/abs/2510.13786.
   """
   logprobs, behavior_logprobs, advantages = same_shape(

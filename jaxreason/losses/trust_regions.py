@@ -29,16 +29,19 @@ def dppo_tv(
     logprobs: [..., T] float, nats.
     behavior_logprobs: [..., T] float, nats.
     advantages: [..., T] float.
-    threshold_low: δ_low in [0, 1], probability (verl's example: 0.15; SkyRL and prime-rl: 0.2).
+    threshold_low: δ_low in [0, 1], probability (paper and verl's example: 0.15; the paper's larger runs, SkyRL and
+      prime-rl: 0.2).
     threshold_high: δ_high, likewise.
-    max_ratio: c, bounds the weight (verl's example: 20; its general default: 3; prime-rl: no bound).
+    max_ratio: c, bounds the weight (paper: none, and 5 in its larger runs; verl: 3 by its configuration, 20 where that
+      has none, 10,000 in its examples; prime-rl: none). The paper finds small bounds harmful (section 5.4).
     log_ratio_cap: nats, or None.
 
   Returns:
     [..., T] float32, to be minimised. At Âₜ = 0 verl and prime-rl use the low side, as here; the loss is 0 anyway.
     prime-rl differentiates rₜ instead of log p: the same gradient below c, another value.
 
-  Source: Qi et al. 2026, https://arxiv.org/abs/2602.04879 (the binary approximation of the total variation).
+  Source: Qi et al. 2026, section 4.4 (the binary approximation) and appendix C.1, https://arxiv.org/abs/2602.04879. The
+  paper asks for the policy that sampled as q, not one computed anew (section 5.2).
   """
   logprobs, behavior_logprobs, advantages = same_shape(
     logprobs=logprobs, behavior_logprobs=behavior_logprobs, advantages=advantages
@@ -67,15 +70,15 @@ def dppo_kl(
     logprobs: [..., T] float, nats.
     behavior_logprobs: [..., T] float, nats.
     advantages: [..., T] float.
-    threshold_low: δ_low, nats (verl's example: 0.05).
+    threshold_low: δ_low, nats (paper and verl's example: 0.05).
     threshold_high: δ_high, nats.
-    max_ratio: c, bounds the weight (verl's example: 20; its general default: 3).
+    max_ratio: c, bounds the weight; see `dppo_tv`.
     log_ratio_cap: nats, or None.
 
   Returns:
     [..., T] float32, to be minimised.
 
-  Source: Qi et al. 2026, https://arxiv.org/abs/2602.04879 (the binary approximation of KL(μ ‖ π)).
+  Source: Qi et al. 2026, section 4.4 (the binary approximation of KL(μ ‖ π)), https://arxiv.org/abs/2602.04879.
   """
   logprobs, behavior_logprobs, advantages = same_shape(
     logprobs=logprobs, behavior_logprobs=behavior_logprobs, advantages=advantages
