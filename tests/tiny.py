@@ -10,6 +10,7 @@ import functools
 import jax
 import numpy as np
 
+from jaxreason import critic
 from jaxreason import objective as objectives
 from jaxreason import update as updates
 from jaxreason.model import weights
@@ -67,6 +68,12 @@ def optimizer(settings: OptimizerConfig = OptimizerConfig(peak_lr=1e-3), steps: 
 
 
 @functools.cache
+def critic_optimizer(settings: OptimizerConfig = OptimizerConfig(peak_lr=1e-2), steps: int = 10):
+  """The transformation of a tiny critic."""
+  return transformation(settings, steps, critic.like(weights.decays(CONFIG), True))
+
+
+@functools.cache
 def update(
   objective=objectives.Objective(),
   micro_batches: int = 1,
@@ -76,6 +83,7 @@ def update(
   """The jitted update of a tiny model, its state donated."""
   step = functools.partial(
     updates.update, config=CONFIG, objective=objective, transformation=optimizer(settings),
+    critic_transformation=critic_optimizer() if objective.needs_critic else None,
     micro_batches=micro_batches, chunk_tokens=chunk_tokens,
   )  # fmt: skip
   return jax.jit(step, donate_argnums=0)

@@ -105,6 +105,7 @@ def m2po_mask(
   sampler_logprobs: jax.Array,
   mask: jax.Array,
   *,
+  advantages: jax.Array | None = None,
   threshold: float = 0.04,
   log_ratio_cap: float | None = 20.0,
 ) -> jax.Array:
@@ -115,14 +116,15 @@ def m2po_mask(
   The choice is made over the whole batch: give it all of a minibatch, not micro-batches, or the mask depends on the split
   (as it does in AReaL, which chooses in each micro-batch).
 
-  All tokens count here, whatever their advantage, as in AReaL. The paper counts and drops only those whose update leads
-  further out, π/q > 1 with Â > 0 and π/q < 1 with Â < 0, with π the policy that is being updated; it clips nothing else, and
-  the loss's mean is still over all tokens, those dropped included.
+  With `advantages` this is the paper's rule: only tokens whose update leads further out, π/q > 1 with Â > 0 or π/q < 1 with
+  Â < 0, are counted and left out. Without, all are, as in AReaL. The paper clips nothing else, and its mean is over all tokens,
+  those left out included; AReaL's is over the others.
 
   Args:
     logprobs: [..., B, T] float, log π of the taken tokens, nats; the policy that the update starts from.
     sampler_logprobs: [..., B, T] float, log q of them, nats.
     mask: [..., B, T] bool or 0/1.
+    advantages: [..., B, T] float, or None.
     threshold: τ, nats²; 0.04 in the paper and AReaL.
     log_ratio_cap: the log ratio is held to ±this; None: no cap.
 
@@ -137,16 +139,22 @@ def m2po_mask(
   log_ratio, mask = log_ratios("m2po_mask", logprobs, sampler_logprobs, mask, log_ratio_cap=log_ratio_cap)
   if mask.ndim < 2:
     raise ValueError(f"m2po_mask expected log-probs [..., B, T], got shape {mask.shape}")
+  counted = mask
+  if advantages is not None:
+    advantages = jnp.asarray(advantages)
+    if advantages.shape != mask.shape:
+      raise ValueError(f"m2po_mask expected advantages of the mask's shape {mask.shape}, got {advantages.shape}")
+    counted = mask & (jnp.sign(log_ratio) * jnp.sign(advantages) > 0)
   flat = (*mask.shape[:-2], mask.shape[-2] * mask.shape[-1])
-  squares = jnp.where(mask, jnp.square(capped(log_ratio, log_ratio_cap)), jnp.inf).reshape(flat)
+  squares = jnp.where(counted, jnp.square(capped(log_ratio, log_ratio_cap)), jnp.inf).reshape(flat)
   order = jnp.argsort(squares, axis=-1, stable=True)
   ascending = jnp.take_along_axis(squares, order, axis=-1)
   places = jnp.arange(1, flat[-1] + 1, dtype=squares.dtype).reshape((1,) * (len(flat) - 1) + (-1,))
-  # A running mean of ascending numbers only rises, and the masked ones are infinite and last.
+  # A running mean of ascending numbers only rises, and those that are not counted are infinite and last.
   small = jnp.cumsum(ascending, axis=-1) / places < threshold
   kept_places = small.at[..., 0].set(True)
   kept = jnp.take_along_axis(kept_places, jnp.argsort(order, axis=-1), axis=-1)
-  return mask & kept.reshape(mask.shape)
+  return mask & (~counted | kept.reshape(mask.shape))
 
 
 def _estimate(log_ratio, estimator, cap):

@@ -9,7 +9,7 @@ from jaxreason.records import Batch
 
 
 def choose(objective, logprobs, entropy, batch: Batch, key) -> Batch:
-  """The batch with `mask`, `kept` and `chosen` as the objective's choices make them.
+  """The batch with the objective's choices in it.
 
   Args:
     objective: static; looks_across.
@@ -19,13 +19,18 @@ def choose(objective, logprobs, entropy, batch: Batch, key) -> Batch:
     key: typed PRNG key; clip_cov draws from it.
 
   Returns:
-    The batch. First M2PO takes tokens out of the mask, and the other choices are made among those that are left.
+    The batch with `kept` (M2PO's tokens, and among them those of high entropy) and `chosen`. The mask stays, and with it the
+    denominators.
   """
   if objective.m2_threshold:
-    mask = corrections.m2po_mask(logprobs, batch.behavior_logprobs, batch.mask, threshold=objective.m2_threshold)
-    batch = batch.replace(mask=mask)
+    batch = batch.replace(
+      kept=corrections.m2po_mask(
+        logprobs, batch.behavior_logprobs, batch.mask, advantages=batch.advantages, threshold=objective.m2_threshold
+      )
+    )
   if objective.high_entropy_fraction < 1:
-    batch = batch.replace(kept=losses.high_entropy_mask(entropy, batch.mask, fraction=objective.high_entropy_fraction))
+    among = batch.mask if batch.kept is None else batch.kept
+    batch = batch.replace(kept=losses.high_entropy_mask(entropy, among, fraction=objective.high_entropy_fraction))
   if objective.surrogate == "clip_cov":
     # The anchor of the ratio is the policy itself where that is proximal: then no token is clipped already.
     anchor = batch.behavior_logprobs if objective.proximal == "behavior" else logprobs

@@ -23,6 +23,11 @@ ADVANTAGES = {
   ),
   "leave_one_out": _of_samples(functions.leave_one_out),
   "lite_ppo": _of_samples(functions.lite_ppo),
+  "scalerl": lambda objective, rewards, judged, mask: functions.whiten(
+    functions.centered(rewards, judged), judged, shift_mean=False
+  ),
+  # ±1 for right and wrong, with no baseline.
+  "signed": lambda objective, rewards, judged, mask: jnp.where(judged, 2 * rewards - 1, 0.0),
   "max_rl": _of_samples(functions.max_rl),
   "opo": lambda objective, rewards, judged, mask: functions.opo(
     rewards, jnp.sum(mask, axis=-1).astype(rewards.dtype), judged
@@ -38,7 +43,7 @@ ADVANTAGES = {
   "gae": lambda objective, rewards, judged, mask: jnp.zeros_like(rewards),
 }
 # Those that need no second answer to the same prompt.
-ALONE = ("reinforce_plus_plus", "gae")
+ALONE = ("reinforce_plus_plus", "signed", "gae")
 
 
 def advantages(objective, rewards, judged, mask):

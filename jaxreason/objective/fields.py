@@ -56,8 +56,8 @@ class Objective:
     rejection_threshold: nats a token.
     high_entropy_fraction: share of the minibatch's tokens, those of highest entropy, that the surrogate is taken of; 1 for all.
       Denominators stay.
-    m2_threshold: of M2PO, nats²: tokens of the largest squared log ratio leave the minibatch until the mean of the others is
-      below it; 0 for none. Denominators shrink.
+    m2_threshold: of M2PO, nats²: of the minibatch's tokens that lead further from the sampler, those of the largest squared log
+      ratio get no surrogate, until the mean of the others is below it; 0 for none. Denominators stay.
     kl_coef: β of the KL to the reference; 0 needs no reference.
     kl: its estimator, one of `loss.KLS`.
     kl_unbiased: weigh it by π/μ, which makes its gradient right (DeepSeek-V3.2).

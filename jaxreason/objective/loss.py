@@ -7,6 +7,8 @@ A surrogate that is about whole answers gives one loss an answer; it is spread o
 its paper takes over answers is then "sequence_mean". B sequences, T tokens.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -60,6 +62,7 @@ SURROGATES = {
     lambda objective: _bounds(objective)
     | dict(dual_clip=objective.dual_clip or None, max_ratio=objective.max_ratio or None),
   ),
+  "unclipped": _tokens(losses.clipped_surrogate, lambda objective: dict(clip_low=1.0, clip_high=math.inf)),
   "cispo": _tokens(losses.cispo, lambda objective: dict(max_ratio=objective.max_ratio)),
   "sapo": _tokens(losses.sapo),
   "gspo": _answers(losses.sequence_surrogate),
