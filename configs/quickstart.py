@@ -19,6 +19,7 @@ def get_config():
     prompts=32, group=8, max_new_tokens=64, max_prompt_tokens=32, chunk=16, prompt_bucket=8, cache_bucket=16
   )
   config.optimizer.update(peak_lr=2e-4, schedule="cosine")
+  config.critic.optimizer.update(peak_lr=1e-3, schedule="cosine")  # read by objectives with a critic
   config.train.update(steps=50, micro_batches=8, row_tokens=192, save_every=500, keep=2)
   config.evaluation.update(problems=300, samples=4, every=20, show=6)
   return config

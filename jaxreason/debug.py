@@ -37,7 +37,10 @@ _FORMAT = 1
 _HEAD = "head"
 PROGRAMS = {"sft": "supervise", "train": "update"}
 # Which program wrote a field of the batch.
-_WRITTEN_BY = {"behavior_logprobs": "rollout", "advantages": "assemble", "reference_logprobs": "reference"}
+_WRITTEN_BY = {
+  "behavior_logprobs": "rollout", "values": "values", "advantages": "assemble", "reference_logprobs": "reference",
+  "teacher_logprobs": "teacher",
+}  # fmt: skip
 
 
 class Dump(NamedTuple):
@@ -169,6 +172,11 @@ def _temperature(taken: Dump) -> float:
   return 1.0 if taken.phase == "sft" else taken.settings.rollout.temperature
 
 
+def _updates_before(taken: Dump) -> int:
+  """How many updates of its phase the parameters have seen."""
+  return taken.step - (taken.settings.sft.steps if taken.phase == "train" else 0)
+
+
 def _micro_batches(taken: Dump) -> int:
   return taken.settings.sft.micro_batches if taken.phase == "sft" else taken.settings.train.micro_batches
 
@@ -221,7 +229,11 @@ def _activations(taken: Dump) -> Finding | None:
 
 
 def _logprobs_and_loss(taken: Dump) -> Finding | None:
-  batch = jax.tree.map(jnp.asarray, taken.batch)
+  batch = updates.chosen_across(
+    taken.params, jax.tree.map(jnp.asarray, taken.batch), _temperature(taken), _updates_before(taken),
+    objective=_objective(taken), config=taken.config, micro_batches=_micro_batches(taken),
+    chunk_tokens=taken.settings.train.chunk_tokens,
+  )  # fmt: skip
   logprobs, entropy = policy.completion_logprobs(
     taken.params, taken.config, batch.tokens, batch.prompt_lengths, batch.lengths, batch.mask.shape[1],
     temperature=_temperature(taken), chunk_tokens=taken.settings.train.chunk_tokens,
@@ -256,7 +268,7 @@ _jitted = jax.jit(updates.value_and_gradients, static_argnames=("config", "objec
 
 def _value_and_gradients(taken: Dump) -> tuple[Params, dict]:
   return _jitted(
-    taken.params, jax.tree.map(jnp.asarray, taken.batch), _temperature(taken), config=taken.config,
+    taken.params, jax.tree.map(jnp.asarray, taken.batch), _temperature(taken), _updates_before(taken), config=taken.config,
     objective=_objective(taken), micro_batches=_micro_batches(taken), chunk_tokens=taken.settings.train.chunk_tokens,
   )  # fmt: skip
 

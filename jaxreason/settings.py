@@ -192,10 +192,10 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   Raises:
     UserError: it has a key that is no setting, or a value of another type.
   """
-  made = ml_collections.ConfigDict(config)  # not from its values: a setting may refer to another one
+  made = RunConfig(config)  # not from its values: a setting may refer to another one
   with made.unlocked(), made.ignore_type():
-    if isinstance(made.get("objective"), str):
-      made.objective = ml_collections.ConfigDict(recipe(made.objective))
+    if isinstance(made.get("objective"), str):  # a dict from scratch
+      made["objective"] = ml_collections.ConfigDict(recipe(made.objective))
     _check_types(RunSettings, made.to_dict(), "")
     _fill(made, default_config())
   made.lock()

@@ -111,10 +111,7 @@ def value_and_gradients(
   `step` is the number of updates that params have seen: a choice of tokens at random is drawn from it.
   """
   shape = dict(config=config, micro_batches=micro_batches, chunk_tokens=chunk_tokens)
-  if objective.looks_across:
-    batch = objectives.choose(
-      objective, *completions(params, batch, temperature, **shape), batch, jax.random.fold_in(jax.random.key(0), step)
-    )
+  batch = chosen_across(params, batch, temperature, step, objective=objective, **shape)
   _, denominator = objectives.reduce(objective, jnp.zeros(batch.mask.shape), batch)
 
   def loss_sum(params, part: Batch):
@@ -179,6 +176,14 @@ def completions(
 
   both = jax.lax.stop_gradient(jax.lax.map(found, split(batch, micro_batches)))
   return tuple(array.reshape(batch.mask.shape) for array in both)
+
+
+def chosen_across(params, batch: Batch, temperature, step, *, objective: Objective, **shape) -> Batch:
+  """The batch with the tokens chosen that the objective chooses over all of it, if it does; arguments as of `update`."""
+  if not objective.looks_across:
+    return batch
+  key = jax.random.fold_in(jax.random.key(0), step)
+  return objectives.choose(objective, *completions(params, batch, temperature, **shape), batch, key)
 
 
 def with_reference(params, batch: Batch, temperature, **shape) -> Batch:
