@@ -1,10 +1,10 @@
-"""Every recipe trains the quickstart's model from one supervised start: held-out pass@1 before and after, and the reward curves.
+"""Every recipe trains the quickstart's model from one supervised start: held-out pass@1 before and after, and reward curves.
 
     python -m benchmarks.recipes --workdir runs/recipes [--steps 50] [--platform cpu] [--only dapo,ppo]
 
-One run after the other, each of them `jaxreason train` with `--config.objective=NAME`; what is finished is not run again. `dapo`
-comes first: its model is the teacher of `opd`. Prints a table and draws `curves.png`. All settings but the objective are the
-quickstart's, which were chosen for GRPO: the table says that each recipe works, not which is best.
+One run after the other, each of them `jaxreason train` with `--config.objective=NAME`; what is finished is not run again.
+`dapo` comes first: its model is the teacher of `opd`. Prints a table and draws `curves.png`. All settings but the objective are
+the quickstart's, which were chosen for GRPO: the table says that each recipe works, not which is best.
 """
 
 import argparse
