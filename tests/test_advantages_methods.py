@@ -132,7 +132,7 @@ def test_bad_input_is_told(name):
     BY_SAMPLE[name](jnp.zeros((2, 4), jnp.int32), jnp.ones((2, 4), bool), jnp.ones((2, 4)))
   with pytest.raises(ValueError, match=r"expected .*, got (shape )?.*\("):
     BY_SAMPLE[name](jnp.zeros((2, 4)), jnp.ones((2, 3), bool), jnp.ones((2, 4)))
-  with pytest.raises(ValueError, match=r"expected .*, got shape \(.*2, 0\)"):
+  with pytest.raises(ValueError, match=r"expected .*, got shape \(2, 0.*\)"):
     BY_SAMPLE[name](jnp.zeros((2, 0)), jnp.ones((2, 0), bool), jnp.ones((2, 0)))
 
 

@@ -180,7 +180,7 @@ def test_diagnostics_are_of_ratios_before_truncation_and_finite_without_tokens()
 def test_bad_input_is_told(name):
   with pytest.raises(ValueError, match=r"expected logprobs of a float dtype, got int32"):
     ALL[name](jnp.zeros((2, 3), jnp.int32), jnp.zeros((2, 3)), jnp.ones((2, 3)))
-  with pytest.raises(ValueError, match=r"mask's shape \(2, 4\), got \(2, 3\)"):
+  with pytest.raises(ValueError, match=r"expected mask of shape \(2, 3\), got \(2, 4\)"):
     ALL[name](jnp.zeros((2, 3)), jnp.zeros((2, 3)), jnp.ones((2, 4)))
 
 

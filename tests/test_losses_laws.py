@@ -230,9 +230,9 @@ def test_every_loss_works_under_shard_map():
 @every
 def test_bad_input_is_named(name):
   new, old, advantages, mask = example()
-  with pytest.raises(ValueError, match=r"expected .*\(6, 7\).*got|expected one shape, got"):
+  with pytest.raises(ValueError, match=r"expected .* shape .*\(6, 7\).*got|expected arrays of one shape, got"):
     ALL[name](new[:, 1:], old, advantages, mask)
-  with pytest.raises(ValueError, match="expected floating point, got int32"):
+  with pytest.raises(ValueError, match="expected logprobs of a float dtype, got int32"):
     ALL[name](new.astype(np.int32), old, advantages, mask)
   if name != "sequence_ratio":
     with pytest.raises(ValueError, match=r"advantages|reference_logprobs|teacher_logprobs"):
