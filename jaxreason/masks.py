@@ -128,7 +128,8 @@ def prompt_mean(values: jax.Array, mask: jax.Array, *, prompt_tokens: jax.Array 
 
 
 def divide(total: jax.Array, denominator: jax.Array) -> jax.Array:
-  """total / denominator, and 0 where the denominator is 0 (an empty mask), with a finite gradient."""
+  """total / denominator in float32 or finer, and 0 where the denominator is 0 (an empty mask), with a finite gradient."""
+  total, denominator = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in map(jnp.asarray, (total, denominator)))
   return jnp.where(denominator > 0, total / jnp.where(denominator > 0, denominator, 1.0), 0.0)
 
 

@@ -70,7 +70,7 @@ def optimal_token_baseline(
 def _less_baseline(returns, weights, mask, *, zero_tail, eps):
   """Returns less their group's weighed mean at each token. Distances from the smallest are averaged, so that equal returns
   give exactly 0: G - ΣWG/(ΣW + ε) = d - ΣWd/(ΣW + ε) + low ε/(ΣW + ε) with d = G - low."""
-  low = jnp.min(jnp.where(mask, returns, jnp.inf), axis=-2, keepdims=True)
+  low = jnp.min(jnp.where(mask, returns, jnp.inf), axis=-2, keepdims=True, initial=jnp.inf)
   low = jax.lax.stop_gradient(jnp.where(jnp.any(mask, axis=-2, keepdims=True), low, 0))
   distances, weights = jnp.where(mask, returns - low, 0), jnp.where(mask, weights, 0)
   total = jnp.sum(weights, axis=-2, keepdims=True) + eps

@@ -47,6 +47,8 @@ def high_entropy_mask(entropy: jax.Array, mask: jax.Array, *, fraction: float = 
   """
   (entropy,) = floats("high_entropy_mask", entropy=entropy)
   (mask,) = flags("high_entropy_mask", entropy.shape, mask=mask)
+  if not entropy.size:
+    return mask
   ordered = jnp.sort(jnp.where(mask, jax.lax.stop_gradient(entropy), jnp.inf), axis=None)
   place = (1 - fraction) * jnp.maximum(jnp.sum(mask) - 1, 0).astype(entropy.dtype)
   below = jnp.floor(place).astype(jnp.int32)
@@ -68,12 +70,7 @@ def covariance(logprobs: jax.Array, advantages: jax.Array, mask: jax.Array) -> j
 
   Source: Cui et al. 2025, https://arxiv.org/abs/2505.22617.
   """
-  logprobs, advantages = jax.lax.stop_gradient(same_shape("covariance", logprobs=logprobs, advantages=advantages))
-  (mask,) = flags("covariance", logprobs.shape, mask=mask)
-  logprobs = held(logprobs)
-  count = jnp.maximum(jnp.sum(mask), 1).astype(logprobs.dtype)
-  centred = lambda x: jnp.where(mask, x - jnp.sum(jnp.where(mask, x, 0.0)) / count, 0.0)
-  return jnp.where(mask, centred(logprobs) * centred(advantages), -jnp.inf)
+  return _covariance("covariance", logprobs, advantages, mask)
 
 
 def clip_cov_choice(
@@ -109,7 +106,7 @@ def clip_cov_choice(
   Source: Cui et al. 2025, https://arxiv.org/abs/2505.22617; leaving clipped tokens out is verl's.
   """
   logprobs, behavior_logprobs, advantages = token_inputs("clip_cov_choice", logprobs, behavior_logprobs, advantages)
-  spread = covariance(logprobs, advantages, mask)
+  spread = _covariance("clip_cov_choice", logprobs, advantages, mask)
   ratio = jnp.exp(bounded(jax.lax.stop_gradient(logprobs) - behavior_logprobs, 20.0))
   silenced = jnp.clip(ratio, 1 - clip_low, 1 + clip_high) * advantages < ratio * advantages
   eligible = (spread > low) & (spread < high) & ~silenced
@@ -155,7 +152,7 @@ def kl_cov_choice(logprobs: jax.Array, advantages: jax.Array, mask: jax.Array, *
 
   `fraction`: the paper's k, 2e-4 for 32B and 2e-3 for 7B parameters; verl: 2e-4.
   """
-  spread = covariance(logprobs, advantages, mask)
+  spread = _covariance("kl_cov_choice", logprobs, advantages, mask)
   return jnp.asarray(mask).astype(bool) & _highest(spread, _share(mask, fraction))
 
 
@@ -189,6 +186,15 @@ def kl_cov(
   (chosen,) = flags("kl_cov", logprobs.shape, chosen=chosen)
   log_ratio = bounded(logprobs - behavior_logprobs, log_ratio_cap)
   return -jnp.exp(log_ratio) * advantages + jnp.where(chosen, kl_coef * jnp.abs(log_ratio), 0.0)
+
+
+def _covariance(function, logprobs, advantages, mask):
+  logprobs, advantages = jax.lax.stop_gradient(same_shape(function, logprobs=logprobs, advantages=advantages))
+  (mask,) = flags(function, logprobs.shape, mask=mask)
+  logprobs = held(logprobs)
+  count = jnp.maximum(jnp.sum(mask), 1).astype(logprobs.dtype)
+  centred = lambda x: jnp.where(mask, x - jnp.sum(jnp.where(mask, x, 0.0)) / count, 0.0)
+  return jnp.where(mask, centred(logprobs) * centred(advantages), -jnp.inf)
 
 
 def _share(mask, fraction):
