@@ -9,6 +9,8 @@ denominator depends on the mask alone, so any split of a batch gives the same st
 import jax
 import jax.numpy as jnp
 
+from jaxreason.inputs import flags, shaped, with_axes
+
 
 def masked_mean(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Σ m x over Σ m, whatever the axes are: tokens [B, T], or answers [B].
@@ -20,7 +22,7 @@ def masked_mean(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Arra
   Returns:
     (sum, denominator), float32 scalars. The denominator of an empty mask is 0: divide with `divide`.
   """
-  values, mask = _masked(values, mask)
+  values, mask = _masked("masked_mean", values, mask, form="[...]")
   return jnp.sum(values), jnp.sum(mask)
 
 
@@ -58,7 +60,7 @@ def sequence_mean(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Ar
   Source: GRPO, Shao et al. 2024, eq. 3, https://arxiv.org/abs/2402.03300. Fully masked sequences are left out of the
   denominator (as verl's "seq-mean-token-mean" and OpenRLHF do; TRL's "grpo" counts them).
   """
-  values, mask = _masked(values, mask)
+  values, mask = _masked("sequence_mean", values, mask)
   lengths = jnp.sum(mask, axis=-1)
   return jnp.sum(jnp.sum(values, axis=-1) / jnp.maximum(lengths, 1.0)), _present(lengths)
 
@@ -75,7 +77,7 @@ def sequence_sum(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Arr
   Returns:
     (sum, denominator), float32 scalars. verl's "seq-mean-token-sum"; TRL's "luspo" counts fully masked sequences too.
   """
-  values, mask = _masked(values, mask)
+  values, mask = _masked("sequence_sum", values, mask)
   return jnp.sum(values), _present(jnp.sum(mask, axis=-1))
 
 
@@ -116,31 +118,29 @@ def prompt_mean(values: jax.Array, mask: jax.Array, *, prompt_tokens: jax.Array 
   Source: ScaleRL, Khatri et al. 2025, section 3.2 ("prompt average", which it finds in DAPO's equation),
   https://arxiv.org/abs/2510.13786.
   """
-  values, mask = _masked(values, mask)
+  values, mask = _masked("prompt_mean", values, mask)
   lengths = jnp.sum(mask, axis=-1)
   if prompt_tokens is None:
     if values.ndim < 3:
-      raise ValueError(f"values expected [P, G, T], got {values.shape}; reshape them or give prompt_tokens")
+      raise ValueError(f"prompt_mean expected values [P, G, T], got shape {values.shape}; reshape them or give prompt_tokens")
     prompt_tokens = jnp.broadcast_to(jnp.sum(lengths, axis=-1, keepdims=True), lengths.shape)
-  prompt_tokens = jnp.asarray(prompt_tokens)
-  if prompt_tokens.shape != lengths.shape:
-    raise ValueError(f"prompt_tokens expected shape {lengths.shape}, got {prompt_tokens.shape}")
+  (prompt_tokens,) = shaped("prompt_mean", lengths.shape, prompt_tokens=prompt_tokens)
   share = 1 / jnp.maximum(prompt_tokens.astype(values.dtype), 1.0)
   return jnp.sum(jnp.sum(values, axis=-1) * share), jnp.sum(lengths * share)
 
 
 def divide(total: jax.Array, denominator: jax.Array) -> jax.Array:
-  """total / denominator, and 0 where the denominator is 0 (an empty mask), with a finite gradient."""
+  """total / denominator in float32 or finer, and 0 where the denominator is 0 (an empty mask), with a finite gradient."""
+  total, denominator = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in map(jnp.asarray, (total, denominator)))
   return jnp.where(denominator > 0, total / jnp.where(denominator > 0, denominator, 1.0), 0.0)
 
 
-def _masked(values, mask):
+def _masked(function, values, mask, form="[..., T]"):
   """Both in the sum's dtype, at least float32; values are 0 where the mask is."""
-  values, mask = jnp.asarray(values), jnp.asarray(mask)
-  if values.shape != mask.shape:
-    raise ValueError(f"mask expected the shape of values, {values.shape}, got {mask.shape}")
+  values = jnp.asarray(values)
+  (mask,) = flags(function, values.shape, mask=mask)
+  with_axes(function, form, values=values)
   dtype = jnp.promote_types(values.dtype, jnp.float32)
-  mask = mask.astype(bool)
   return jnp.where(mask, values.astype(dtype), 0.0), mask.astype(dtype)
 
 

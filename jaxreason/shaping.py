@@ -6,6 +6,8 @@ What enters: rewards and lengths in tokens. What leaves: rewards. Leading axes a
 import jax
 import jax.numpy as jnp
 
+from jaxreason.inputs import counts, flags, floats, shaped, with_axes
+
 
 def overlong_penalty(lengths: jax.Array, *, max_length: float, cache: float, factor: float = 1.0) -> jax.Array:
   """A penalty that grows over the last tokens before the budget, to be added to the reward.
@@ -28,7 +30,7 @@ def overlong_penalty(lengths: jax.Array, *, max_length: float, cache: float, fac
   """
   if not 0 < cache <= max_length:
     raise ValueError(f"overlong_penalty expected cache in (0, max_length={max_length}], got {cache}")
-  lengths = _float(lengths)
+  (lengths,) = counts("overlong_penalty", lengths=lengths)
   return factor * jnp.clip((max_length - cache - lengths) / cache, -1.0, 0.0)
 
 
@@ -48,10 +50,10 @@ def overlong_filter(mask: jax.Array, truncated: jax.Array) -> jax.Array:
 
   Source: DAPO, Yu et al. 2025, section 3.4 (overlong filtering), https://arxiv.org/abs/2503.14476.
   """
-  mask, truncated = jnp.asarray(mask), jnp.asarray(truncated)
-  if truncated.shape != mask.shape[:-1]:
-    raise ValueError(f"overlong_filter expected truncated of shape {mask.shape[:-1]}, got {truncated.shape}")
-  return mask.astype(bool) & ~truncated.astype(bool)[..., None]
+  mask = jnp.asarray(mask)
+  with_axes("overlong_filter", "[..., T]", mask=mask)
+  (truncated,) = flags("overlong_filter", mask.shape[:-1], truncated=truncated)
+  return mask.astype(bool) & ~truncated[..., None]
 
 
 def length_cosine(
@@ -88,11 +90,10 @@ def length_cosine(
 
   Source: Yeo et al. 2025, appendix C.1, https://arxiv.org/abs/2502.03373.
   """
-  correct, lengths = jnp.asarray(correct), _float(lengths)
-  if correct.shape != lengths.shape or not max_length > 0:
-    raise ValueError(
-      f"length_cosine expected correct of shape {lengths.shape} and max_length > 0, got {correct.shape} and {max_length}"
-    )
+  if not max_length > 0:
+    raise ValueError(f"length_cosine expected max_length > 0, got {max_length}")
+  (lengths,) = counts("length_cosine", lengths=lengths)
+  (correct,) = shaped("length_cosine", lengths.shape, correct=correct)
   right = correct if correct.dtype == bool else correct > 0.5
   fall = (1 + jnp.cos(jnp.pi * jnp.minimum(lengths, max_length) / max_length)) / 2
   start, end = jnp.where(right, correct_short, wrong_short), jnp.where(right, correct_long, wrong_long)
@@ -112,12 +113,12 @@ def reward_clip(
     scale: multiplied next; 10 in AReaL's examples.
 
   Returns:
-    [...] of the same dtype.
+    [...] float32 (float64 for float64).
 
   Raises:
     ValueError: integer rewards, or low above high.
   """
-  rewards = _rewards("reward_clip", rewards)
+  (rewards,) = floats("reward_clip", rewards=rewards)
   if low > high:
     raise ValueError(f"reward_clip expected low <= high, got {low} and {high}")
   return jnp.clip((rewards + bias) * scale, low, high)
@@ -135,17 +136,16 @@ def turn_discount(rewards: jax.Array, valid: jax.Array | None = None, *, discoun
       of N turns reaches the first as γᴺ⁻¹ of itself.
 
   Returns:
-    [..., N] of the same dtype, 0 for turns not taken.
+    [..., N] float32 (float64 for float64), 0 for turns not taken.
 
   Raises:
     ValueError: integer rewards, or shapes that do not match.
 
   Source: `turn_discount` of AReaL, https://github.com/inclusionAI/AReaL.
   """
-  rewards = _rewards("turn_discount", rewards)
-  valid = jnp.ones(rewards.shape, bool) if valid is None else jnp.asarray(valid).astype(bool)
-  if valid.shape != rewards.shape or not rewards.ndim:
-    raise ValueError(f"turn_discount expected rewards [..., N] and valid of one shape, got {rewards.shape} and {valid.shape}")
+  (rewards,) = floats("turn_discount", rewards=rewards)
+  with_axes("turn_discount", "[..., N]", rewards=rewards)
+  (valid,) = flags("turn_discount", rewards.shape, valid=jnp.ones(rewards.shape, bool) if valid is None else valid)
 
   def join(later, sooner):
     (later_factor, later_sum), (factor, total) = later, sooner
@@ -154,16 +154,3 @@ def turn_discount(rewards: jax.Array, valid: jax.Array | None = None, *, discoun
   factors = jnp.where(valid, discount, 1.0).astype(rewards.dtype)
   terms = factors, jnp.where(valid, rewards, 0)
   return jnp.where(valid, jax.lax.associative_scan(join, terms, axis=rewards.ndim - 1, reverse=True)[1], 0)
-
-
-def _rewards(function, rewards):
-  rewards = jnp.asarray(rewards)
-  if not jnp.issubdtype(rewards.dtype, jnp.floating):
-    raise ValueError(f"{function} expected rewards of a float dtype, got {rewards.dtype}; cast them first")
-  return rewards
-
-
-def _float(values):
-  """Counts as float32 (float64 stays): half precision would not hold a length above 2,048 exactly."""
-  values = jnp.asarray(values)
-  return values.astype(jnp.float64 if values.dtype == jnp.float64 else jnp.float32)

@@ -69,7 +69,8 @@ def update(
     config=config, objective=objective, micro_batches=micro_batches, chunk_tokens=chunk_tokens,
   )  # fmt: skip
   norm = optax.tree.norm(gradients)
-  finite = jnp.isfinite(norm) & jnp.isfinite(stats["loss"])
+  # The entropy too: a clipped loss may hide a model whose log-probs are NaN, its entropy cannot.
+  finite = jnp.isfinite(norm) & jnp.isfinite(stats["loss"]) & jnp.isfinite(stats["entropy"])
   stats["grad_norm"] = norm
   if state.critic is not None:
     critic_gradients, critic_stats = critic_value_and_gradients(

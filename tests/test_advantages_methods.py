@@ -104,35 +104,13 @@ def test_nobody_judged_and_a_group_of_one_are_finite_with_their_gradients(name):
     assert np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_leading_axes_are_free_and_vmap_agrees(name):
-  stacked = jnp.stack([jnp.asarray(REWARDS), 1 - jnp.asarray(REWARDS)])
-  valid, lengths = jnp.stack([VALID, VALID[::-1]]), jnp.stack([LENGTHS, LENGTHS])
-  got = jax.jit(ALL[name])(stacked, valid, lengths)
-  np.testing.assert_allclose(got, jax.jit(jax.vmap(ALL[name]))(stacked, valid, lengths), rtol=1e-5, atol=1e-6)
-
-
-def test_float64_is_kept_and_half_precision_is_widened():
-  """By abstract evaluation, which compiles nothing."""
-  with jax.enable_x64(True):
-    for given, expected in ((jnp.float64, jnp.float64), (jnp.bfloat16, jnp.float32), (jnp.float16, jnp.float32)):
-      rewards, valid = jax.ShapeDtypeStruct((3, 5), given), jax.ShapeDtypeStruct((3, 5), bool)
-      for name in ALL:
-        assert jax.eval_shape(ALL[name], rewards, valid, jnp.asarray(LENGTHS)).dtype == expected, name
-      tokens = jax.ShapeDtypeStruct((2, 3, 5), given)
-      mask = jax.ShapeDtypeStruct((2, 3, 5), bool)
-      assert {x.dtype for x in jax.eval_shape(advantages.gae, tokens, tokens, mask)} == {jnp.dtype(expected)}
-      assert jax.eval_shape(advantages.optimal_token_baseline, tokens, tokens, tokens, mask).dtype == expected
-      assert jax.eval_shape(advantages.reinforce_plus_plus, tokens, mask).dtype == expected
-
-
 @pytest.mark.parametrize("name", BY_SAMPLE)
 def test_bad_input_is_told(name):
   with pytest.raises(ValueError, match=r"expected .*, got int"):
     BY_SAMPLE[name](jnp.zeros((2, 4), jnp.int32), jnp.ones((2, 4), bool), jnp.ones((2, 4)))
   with pytest.raises(ValueError, match=r"expected .*, got (shape )?.*\("):
     BY_SAMPLE[name](jnp.zeros((2, 4)), jnp.ones((2, 3), bool), jnp.ones((2, 4)))
-  with pytest.raises(ValueError, match=r"expected .*, got shape \(.*2, 0\)"):
+  with pytest.raises(ValueError, match=r"expected .*, got shape \(2, 0.*\)"):
     BY_SAMPLE[name](jnp.zeros((2, 0)), jnp.ones((2, 0), bool), jnp.ones((2, 0)))
 
 
@@ -287,15 +265,3 @@ def test_equal_returns_have_no_token_advantage():
   probabilities = GENERATOR.random((1, 3, 4)).astype(np.float32) * 0.5 + 0.1
   got = advantages.optimal_token_baseline(rewards, np.log(probabilities), probabilities, jnp.ones((1, 3, 4), bool))
   assert not np.asarray(got).any()
-
-
-def test_methods_run_inside_shard_map():
-  """Each device has prompts of its own, and nothing is said of axes."""
-  mesh = jax.make_mesh((1,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
-  rows = jax.sharding.PartitionSpec("rows")
-  spread = lambda method: jax.jit(jax.shard_map(method, mesh=mesh, in_specs=rows, out_specs=rows))
-  for name in ("group", "pass_at_2", "across_baseline"):
-    got = spread(ALL[name])(REWARDS, VALID, LENGTHS)
-    np.testing.assert_allclose(got, ALL[name](*map(jnp.asarray, (REWARDS, VALID, LENGTHS))), rtol=1e-4, atol=1e-5)
-  got, _ = spread(advantages.gae)(TOKEN_REWARDS, VALUES, HOLES)
-  np.testing.assert_allclose(got, advantages.gae(TOKEN_REWARDS, VALUES, HOLES)[0], rtol=1e-5, atol=1e-6)

@@ -135,15 +135,6 @@ def test_m2po_chooses_in_each_batch_of_a_stack():
   np.testing.assert_array_equal(got, jax.vmap(corrections.m2po_mask)(*stacked))
 
 
-def test_half_precision_is_widened_and_float64_kept():
-  half = [jnp.asarray(x, jnp.bfloat16) for x in (LOGPROBS, SAMPLER)]
-  assert corrections.truncated_importance_weights(*half, MASK).dtype == jnp.float32
-  with jax.enable_x64(True):
-    double = [jnp.asarray(x, jnp.float64) for x in (LOGPROBS, SAMPLER)]
-    for name in WEIGHTS:
-      assert WEIGHTS[name](*double, MASK).dtype == jnp.float64
-
-
 def test_effective_sample_size_counts_what_weighs():
   mask = jnp.ones((2, 4), bool)
   np.testing.assert_allclose(corrections.effective_sample_size(jnp.full((2, 4), 3.0), mask), 1.0)
@@ -180,7 +171,7 @@ def test_diagnostics_are_of_ratios_before_truncation_and_finite_without_tokens()
 def test_bad_input_is_told(name):
   with pytest.raises(ValueError, match=r"expected logprobs of a float dtype, got int32"):
     ALL[name](jnp.zeros((2, 3), jnp.int32), jnp.zeros((2, 3)), jnp.ones((2, 3)))
-  with pytest.raises(ValueError, match=r"mask's shape \(2, 4\), got \(2, 3\)"):
+  with pytest.raises(ValueError, match=r"expected mask of shape \(2, 3\), got \(2, 4\)"):
     ALL[name](jnp.zeros((2, 3)), jnp.zeros((2, 3)), jnp.ones((2, 4)))
 
 

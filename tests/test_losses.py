@@ -62,17 +62,6 @@ def test_a_token_is_silent_exactly_where_clip_fractions_says_so():
   np.testing.assert_array_equal(high, (ratio > 1.3) & (np.asarray(advantages) > 0))
 
 
-@pytest.mark.parametrize("distance", [-1e4, -100.0, 100.0, 1e4])
-@pytest.mark.parametrize("advantage", [-1.0, 0.0, 1.0])
-def test_extreme_ratios_stay_finite(distance, advantage):
-  old, advantages = jnp.asarray([-2.0]), jnp.asarray([advantage])
-  surrogate = lambda x: losses.clipped_surrogate(x, old, advantages).sum()
-  for function in (surrogate, lambda x: losses.kl_k3(x, old).sum()):
-    value, gradient = jax.value_and_grad(function)(old + distance)
-    assert np.isfinite(value)
-    assert np.isfinite(gradient).all()
-
-
 def test_without_a_cap_the_ratio_is_the_plain_one():
   new, old, advantages = jnp.asarray([25.0]), jnp.asarray([0.0]), jnp.asarray([-1.0])
   assert losses.clipped_surrogate(new, old, advantages, log_ratio_cap=None)[0] == pytest.approx(np.exp(25), rel=1e-5)

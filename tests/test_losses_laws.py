@@ -104,13 +104,6 @@ def test_shapes_and_precision(name):
 
 
 @every
-def test_leading_axes_are_free(name):
-  arrays = [np.stack([x, x[::-1], x]) for x in example()]
-  np.testing.assert_allclose(ALL[name](*arrays)[1], ALL[name](*(x[1] for x in arrays)), rtol=1e-6, atol=1e-7)
-  np.testing.assert_allclose(jax.vmap(ALL[name])(*arrays), ALL[name](*arrays), rtol=1e-6, atol=1e-7)
-
-
-@every
 def test_padding_and_order_change_nothing(name):
   new, old, advantages, mask = example()
   value, gradient = compiled(name)(new, old, advantages, mask)
@@ -230,9 +223,9 @@ def test_every_loss_works_under_shard_map():
 @every
 def test_bad_input_is_named(name):
   new, old, advantages, mask = example()
-  with pytest.raises(ValueError, match=r"expected .*\(6, 7\).*got|expected one shape, got"):
+  with pytest.raises(ValueError, match=r"expected .* shape .*\(6, 7\).*got|expected arrays of one shape, got"):
     ALL[name](new[:, 1:], old, advantages, mask)
-  with pytest.raises(ValueError, match="expected floating point, got int32"):
+  with pytest.raises(ValueError, match="expected logprobs of a float dtype, got int32"):
     ALL[name](new.astype(np.int32), old, advantages, mask)
   if name != "sequence_ratio":
     with pytest.raises(ValueError, match=r"advantages|reference_logprobs|teacher_logprobs"):

@@ -99,7 +99,7 @@ def test_sums_are_float32_or_finer_whatever_the_values(reduce):
 @reductions
 def test_shapes_that_differ_are_named(reduce):
   values, mask = example()
-  with pytest.raises(ValueError, match="mask expected the shape of values"):
+  with pytest.raises(ValueError, match=r"expected mask of shape .*, got"):
     reduce(values, mask[:, 1:])
 
 
@@ -127,5 +127,5 @@ def test_prompt_mean_adds_up_over_parts_that_cut_through_a_group():
   np.testing.assert_allclose(np.sum(parts, axis=0), whole, rtol=1e-6)
   with pytest.raises(ValueError, match="give prompt_tokens"):
     masks.prompt_mean(values, mask)
-  with pytest.raises(ValueError, match="prompt_tokens expected shape"):
+  with pytest.raises(ValueError, match="expected prompt_tokens of shape"):
     masks.prompt_mean(values, mask, prompt_tokens=tokens[1:])

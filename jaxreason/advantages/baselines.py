@@ -7,7 +7,8 @@ What enters: rewards [P, G] and what the baseline needs. What leaves: advantages
 import jax
 import jax.numpy as jnp
 
-from jaxreason.advantages.statistics import centre, count, floats, group_inputs, quotient, same_shape
+from jaxreason.advantages.statistics import centre, count, group_inputs, quotient
+from jaxreason.inputs import counts, flags, floats, one_of, shaped
 
 
 def remax(
@@ -33,9 +34,10 @@ def remax(
   Source: Li et al. 2023, https://arxiv.org/abs/2310.10505.
   """
   rewards, valid = group_inputs("remax", rewards, valid)
-  greedy = same_shape("remax", "greedy_rewards", floats("remax", "greedy_rewards", greedy_rewards), rewards[..., 0])
+  (greedy,) = floats("remax", greedy_rewards=greedy_rewards)
+  (greedy,) = shaped("remax", rewards.shape[:-1], greedy_rewards=greedy)
   if greedy_valid is not None:
-    judged = same_shape("remax", "greedy_valid", greedy_valid, greedy).astype(bool)
+    (judged,) = flags("remax", greedy.shape, greedy_valid=greedy_valid)
     greedy, valid = jnp.where(judged, greedy, 0), valid & judged[..., None]
   return jnp.where(valid, rewards - greedy[..., None], 0)
 
@@ -60,7 +62,8 @@ def opo(rewards: jax.Array, lengths: jax.Array, valid: jax.Array | None = None) 
   Source: Hao et al. 2025, https://arxiv.org/abs/2505.23585.
   """
   rewards, valid = group_inputs("opo", rewards, valid)
-  lengths = jnp.where(valid, same_shape("opo", "lengths", lengths, rewards), 0).astype(rewards.dtype)
+  (lengths,) = shaped("opo", rewards.shape, lengths=counts("opo", lengths=lengths)[0])
+  lengths = jnp.where(valid, lengths, 0).astype(rewards.dtype)
   # Of centred rewards, so that equal ones give exactly 0.
   centred = centre(rewards, valid)
   baseline = quotient(jnp.sum(lengths * centred, -1, keepdims=True), jnp.sum(lengths, -1, keepdims=True))
@@ -87,8 +90,7 @@ def gpg(rewards: jax.Array, valid: jax.Array | None = None, *, alpha: str | None
 
   Source: Chu et al. 2025, https://arxiv.org/abs/2504.02546.
   """
-  if alpha not in ("groups", "zero_rewards", None):
-    raise ValueError(f"gpg expected alpha 'groups', 'zero_rewards' or None, got {alpha!r}")
+  one_of("gpg", ("groups", "zero_rewards", None), alpha=alpha)
   rewards, valid = group_inputs("gpg", rewards, valid)
   centred = centre(rewards, valid)
   if alpha is None:

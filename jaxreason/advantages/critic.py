@@ -7,7 +7,8 @@ the critic is trained towards. T tokens; leading axes are free.
 import jax
 import jax.numpy as jnp
 
-from jaxreason.advantages.statistics import floats, recurrence, token_inputs
+from jaxreason.advantages.statistics import recurrence, token_inputs
+from jaxreason.inputs import floats, shaped
 
 
 def gae(
@@ -52,9 +53,8 @@ def gae(
   from_here = recurrence(values, 1 - kept)
   last = jnp.zeros(mask.shape[:-1], dtype)
   if bootstrap_values is not None:
-    last = floats("gae", "bootstrap_values", bootstrap_values).astype(dtype)
-    if last.shape != mask.shape[:-1]:
-      raise ValueError(f"gae expected bootstrap_values of shape {mask.shape[:-1]}, got {last.shape}")
+    (last,) = floats("gae", bootstrap_values=bootstrap_values)
+    last = shaped("gae", mask.shape[:-1], bootstrap_values=last)[0].astype(dtype)
     from_here = from_here + jnp.where(_none_from_here(mask), last[..., None], 0)
   following = jnp.concatenate([from_here[..., 1:], last[..., None]], axis=-1)
   errors = jnp.where(mask, rewards + gamma * following - values, 0)

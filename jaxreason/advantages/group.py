@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreason.advantages.statistics import centre, count, deviation, group_inputs, quotient
+from jaxreason.inputs import one_of
 
 
 def group_relative(
@@ -45,8 +46,7 @@ def group_relative(
 
   Source: GRPO, Shao et al. 2024, section 4.1.2, https://arxiv.org/abs/2402.03300.
   """
-  if std not in ("group", "batch", None):
-    raise ValueError(f"group_relative expected std 'group', 'batch' or None, got {std!r}")
+  one_of("group_relative", ("group", "batch", None), std=std)
   rewards, valid = group_inputs("group_relative", rewards, valid)
   centred = centre(rewards, valid)
   # Rᵢ - mean of the others = n / (n - 1) (Rᵢ - mean of all).

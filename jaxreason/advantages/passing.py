@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxreason.advantages.group import leave_one_out
 from jaxreason.advantages.statistics import centre, count, deviation, group_inputs, quotient, root
+from jaxreason.inputs import one_of
 
 
 def max_rl(rewards: jax.Array, valid: jax.Array | None = None, *, eps: float = 0.0) -> jax.Array:
@@ -70,10 +71,8 @@ def pass_at_k(
   Source: Walder and Karkhanis 2025, https://arxiv.org/abs/2505.15201 (leave-one-out minus one); Tang et al. 2025,
   https://arxiv.org/abs/2503.19595 (k = n); Chen et al. 2025, https://arxiv.org/abs/2508.10751 (mean, subsets).
   """
-  if baseline not in ("leave_one_out", "mean") or std not in ("group", "subsets", None):
-    raise ValueError(
-      f"pass_at_k expected baseline 'leave_one_out' or 'mean' and std 'group', 'subsets' or None, got {baseline!r} and {std!r}"
-    )
+  one_of("pass_at_k", ("leave_one_out", "mean"), baseline=baseline)
+  one_of("pass_at_k", ("group", "subsets", None), std=std)
   rewards, valid = group_inputs("pass_at_k", rewards, valid)
   if k is not None and not 1 <= k <= rewards.shape[-1]:
     raise ValueError(f"pass_at_k expected k from 1 to the group's size of {rewards.shape[-1]}, got {k}")

@@ -7,6 +7,8 @@ Whatever lies at an invalid entry, NaN included, is never read. P prompts, G sam
 import jax
 import jax.numpy as jnp
 
+from jaxreason.inputs import flags, floats, shaped
+
 
 def group_inputs(function: str, rewards: jax.Array, valid: jax.Array | None) -> tuple[jax.Array, jax.Array]:
   """Rewards [..., P, G] and their validity, checked; rewards are 0 where they are not valid.
@@ -17,10 +19,10 @@ def group_inputs(function: str, rewards: jax.Array, valid: jax.Array | None) -> 
   Raises:
     ValueError: rewards that are no floats, have fewer than two axes or an empty group, or another shape than `valid`.
   """
-  rewards = floats(function, "rewards", rewards)
+  (rewards,) = floats(function, rewards=rewards)
   if rewards.ndim < 2 or not rewards.shape[-1]:
-    raise ValueError(f"{function} expected rewards [..., P, G] with G >= 1, got shape {rewards.shape}")
-  valid = jnp.ones(rewards.shape, bool) if valid is None else same_shape(function, "valid", valid, rewards).astype(bool)
+    raise ValueError(f"{function} expected rewards [..., P, G] with G >= 1, got shape {rewards.shape}; reshape them by group")
+  (valid,) = flags(function, rewards.shape, valid=jnp.ones(rewards.shape, bool) if valid is None else valid)
   return jnp.where(valid, rewards, 0), valid
 
 
@@ -32,31 +34,13 @@ def token_inputs(function: str, mask: jax.Array, valid: jax.Array | None, **valu
   """
   mask = jnp.asarray(mask)
   if not mask.ndim or not mask.shape[-1]:
-    raise ValueError(f"{function} expected a mask [..., T] with T >= 1, got shape {mask.shape}")
+    raise ValueError(f"{function} expected a mask [..., T] with T >= 1, got shape {mask.shape}; give each row a token")
   mask = mask.astype(bool)
   if valid is not None:
-    valid = jnp.asarray(valid)
-    if valid.shape != mask.shape[:-1]:
-      raise ValueError(f"{function} expected valid of shape {mask.shape[:-1]}, got {valid.shape}")
-    mask = mask & valid.astype(bool)[..., None]
-  checked = [same_shape(function, name, floats(function, name, value), mask) for name, value in values.items()]
+    (valid,) = flags(function, mask.shape[:-1], valid=valid)
+    mask = mask & valid[..., None]
+  checked = shaped(function, mask.shape, **dict(zip(values, floats(function, **values), strict=True)))
   return (mask, *(jnp.where(mask, value, 0) for value in checked))
-
-
-def floats(function: str, name: str, values: jax.Array) -> jax.Array:
-  """Values in float32, or in float64 where that came; half precision is widened, and integers are an error."""
-  values = jnp.asarray(values)
-  if not jnp.issubdtype(values.dtype, jnp.floating):
-    raise ValueError(f"{function} expected {name} of a float dtype, got {values.dtype}; cast it first")
-  return values.astype(jnp.promote_types(values.dtype, jnp.float32))
-
-
-def same_shape(function: str, name: str, values: jax.Array, like: jax.Array) -> jax.Array:
-  """`values`, if it has the shape of `like`."""
-  values = jnp.asarray(values)
-  if values.shape != like.shape:
-    raise ValueError(f"{function} expected {name} of shape {like.shape}, got {values.shape}")
-  return values
 
 
 def centre(values: jax.Array, valid: jax.Array, axis: int | tuple[int, ...] = -1) -> jax.Array:
@@ -124,8 +108,10 @@ def whiten(
 
   Source: Andrychowicz et al. 2020, https://arxiv.org/abs/2006.05990 (per-minibatch advantage normalisation).
   """
-  values = floats("whiten", "values", values)
-  mask = same_shape("whiten", "mask", mask, values).astype(bool)
+  (values,) = floats("whiten", values=values)
+  (mask,) = flags("whiten", values.shape, mask=mask)
+  if values.ndim < (1 if isinstance(axis, int) else len(axis)):
+    raise ValueError(f"whiten expected values with the axes {axis}, got shape {values.shape}; give axis=-1 for one row")
   values = jnp.where(mask, values, 0)
   centred = centre(values, mask, axis)
   scale = deviation(centred, mask, axis, ddof=ddof, variance_eps=variance_eps) + eps
@@ -172,7 +158,7 @@ def recurrence(additions: jax.Array, factors: jax.Array) -> jax.Array:
 def _extremes(values, valid, axis):
   """The smallest and largest valid value, 0 where there is none; constants of any gradient."""
   infinity = jnp.asarray(jnp.inf, values.dtype)
-  low = jnp.min(jnp.where(valid, values, infinity), axis=axis, keepdims=True)
-  high = jnp.max(jnp.where(valid, values, -infinity), axis=axis, keepdims=True)
+  low = jnp.min(jnp.where(valid, values, infinity), axis=axis, keepdims=True, initial=infinity)
+  high = jnp.max(jnp.where(valid, values, -infinity), axis=axis, keepdims=True, initial=-infinity)
   some = jnp.any(valid, axis=axis, keepdims=True)
   return jax.lax.stop_gradient((jnp.where(some, low, 0), jnp.where(some, high, 0)))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreason.advantages.statistics import quotient, returns_to_go, token_inputs
+from jaxreason.inputs import one_of
 
 
 def optimal_token_baseline(
@@ -50,15 +51,14 @@ def optimal_token_baseline(
 
   Source: Li et al. 2026, https://arxiv.org/abs/2602.07078.
   """
-  if align not in ("position", "count"):
-    raise ValueError(f"optimal_token_baseline expected align 'position' or 'count', got {align!r}")
+  one_of("optimal_token_baseline", ("position", "count"), align=align)
   values = dict(token_rewards=token_rewards, logprobs=logprobs, sum_pi_squared=sum_pi_squared)
   if importance_weights is not None:
     values["importance_weights"] = importance_weights
   if jnp.ndim(mask) < 3:
     raise ValueError(f"optimal_token_baseline expected a mask [..., P, G, T], got shape {jnp.shape(mask)}")
   mask, rewards, logprobs, squares, *weights = token_inputs("optimal_token_baseline", mask, valid, **values)
-  energy = jnp.where(mask, 1 - 2 * jnp.exp(logprobs) + squares, 0) * (jnp.square(weights[0]) if weights else 1)
+  energy = jnp.where(mask, 1 - 2 * jnp.exp(jnp.minimum(logprobs, 0)) + squares, 0) * (jnp.square(weights[0]) if weights else 1)
   order = jnp.argsort(~mask, axis=-1, stable=True) if align == "count" else None
   arrays = returns_to_go(rewards, mask), jnp.cumsum(energy, axis=-1), mask
   if order is not None:
@@ -70,7 +70,7 @@ def optimal_token_baseline(
 def _less_baseline(returns, weights, mask, *, zero_tail, eps):
   """Returns less their group's weighed mean at each token. Distances from the smallest are averaged, so that equal returns
   give exactly 0: G - ΣWG/(ΣW + ε) = d - ΣWd/(ΣW + ε) + low ε/(ΣW + ε) with d = G - low."""
-  low = jnp.min(jnp.where(mask, returns, jnp.inf), axis=-2, keepdims=True)
+  low = jnp.min(jnp.where(mask, returns, jnp.inf), axis=-2, keepdims=True, initial=jnp.inf)
   low = jax.lax.stop_gradient(jnp.where(jnp.any(mask, axis=-2, keepdims=True), low, 0))
   distances, weights = jnp.where(mask, returns - low, 0), jnp.where(mask, weights, 0)
   total = jnp.sum(weights, axis=-2, keepdims=True) + eps

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxreason.advantages.group import group_relative
-from jaxreason.advantages.statistics import floats, group_inputs, returns_to_go, whiten
+from jaxreason.advantages.statistics import group_inputs, returns_to_go, token_inputs, whiten
+from jaxreason.inputs import flags, floats, shaped, with_axes
 
 
 def reinforce_plus_plus(
@@ -42,9 +43,9 @@ def reinforce_plus_plus(
 
   Source: Hu et al. 2025, https://arxiv.org/abs/2501.03262.
   """
-  returns = returns_to_go(token_rewards, mask, valid, gamma=gamma)
-  kept = mask.astype(bool) if valid is None else mask.astype(bool) & valid.astype(bool)[..., None]
-  return whiten(returns, kept, ddof=ddof, variance_eps=variance_eps)
+  mask, rewards = token_inputs("reinforce_plus_plus", mask, valid, token_rewards=token_rewards)
+  with_axes("reinforce_plus_plus", "[..., B, T]", mask=mask)
+  return whiten(returns_to_go(rewards, mask, gamma=gamma), mask, ddof=ddof, variance_eps=variance_eps)
 
 
 def reinforce_plus_plus_baseline(
@@ -72,8 +73,9 @@ def reinforce_plus_plus_baseline(
   Source: Hu et al. 2025, https://arxiv.org/abs/2501.03262 (REINFORCE++-baseline). verl takes no mean off a lone sample.
   """
   rewards, valid = group_inputs("reinforce_plus_plus_baseline", rewards, valid)
+  mask = jnp.asarray(mask)
   if mask.shape[:-1] != rewards.shape:
-    raise ValueError(f"reinforce_plus_plus_baseline expected a mask {rewards.shape} + (T,), got shape {mask.shape}")
+    raise ValueError(f"reinforce_plus_plus_baseline expected a mask of shape {(*rewards.shape, 'T')}, got {mask.shape}")
   mask = mask.astype(bool) & valid[..., None]
   tokens = jnp.where(mask, group_relative(rewards, valid, std=None)[..., None], 0)
   return whiten(tokens, mask, axis=(-3, -2, -1), ddof=ddof, variance_eps=variance_eps)
@@ -110,15 +112,11 @@ def gdpo(
 
   Source: Liu et al. 2026, https://arxiv.org/abs/2601.05242.
   """
-  rewards = floats("gdpo", "rewards", rewards)
-  if rewards.ndim < 3:
-    raise ValueError(f"gdpo expected rewards [..., P, G, K], got shape {rewards.shape}")
-  valid = jnp.ones(rewards.shape, bool) if valid is None else jnp.asarray(valid).astype(bool)
-  weights = jnp.ones(rewards.shape[-1]) if weights is None else jnp.asarray(weights)
-  if weights.shape != rewards.shape[-1:] or valid.shape != rewards.shape:
-    raise ValueError(
-      f"gdpo expected weights {rewards.shape[-1:]} and valid {rewards.shape}, got {weights.shape} and {valid.shape}"
-    )
+  (rewards,) = floats("gdpo", rewards=rewards)
+  if rewards.ndim < 3 or 0 in rewards.shape[-2:]:
+    raise ValueError(f"gdpo expected rewards [..., P, G, K] with G, K >= 1, got shape {rewards.shape}; reshape them by group")
+  (valid,) = flags("gdpo", rewards.shape, valid=jnp.ones(rewards.shape, bool) if valid is None else valid)
+  (weights,) = shaped("gdpo", rewards.shape[-1:], weights=jnp.ones(rewards.shape[-1]) if weights is None else weights)
   # Each reward is a group of its own: [..., K, P, G].
   apart = group_relative(jnp.moveaxis(rewards, -1, -3), jnp.moveaxis(valid, -1, -3), ddof=ddof, eps=eps)
   weights = weights.astype(apart.dtype).reshape((1,) * (rewards.ndim - 3) + (-1, 1, 1))

@@ -7,7 +7,8 @@ are of the ratios before any truncation: after it they cannot show what went wro
 import jax
 import jax.numpy as jnp
 
-from jaxreason.corrections.ratios import FINITE, capped, leveled, log_ratios, masked_mean
+from jaxreason.corrections.ratios import capped, leveled, log_ratios, masked_mean
+from jaxreason.inputs import flags, floats, held, with_axes
 
 
 def effective_sample_size(weights: jax.Array, mask: jax.Array, *, normalized: bool = True) -> jax.Array:
@@ -19,22 +20,19 @@ def effective_sample_size(weights: jax.Array, mask: jax.Array, *, normalized: bo
     normalized: divided by the number of unmasked tokens, so that 1 says all count the same (verl); False: the number.
 
   Returns:
-    [...] float32 (float64 for float64); 0 under an empty mask or where all weights are 0.
+    [...] float32 (float64 for float64), without gradient; 0 under an empty mask or where all weights are 0.
 
   Raises:
     ValueError: integer weights, or shapes that do not match.
 
   Source: Kish 1965.
   """
-  weights, mask = jnp.asarray(weights), jnp.asarray(mask).astype(bool)
-  if weights.shape != mask.shape or mask.ndim < 2 or not jnp.issubdtype(weights.dtype, jnp.floating):
-    raise ValueError(
-      f"effective_sample_size expected float weights [..., B, T] of the mask's shape {mask.shape}, "
-      f"got {weights.dtype} of shape {weights.shape}"
-    )
-  weights = jnp.where(mask, weights, 0).astype(jnp.promote_types(weights.dtype, jnp.float32))
+  (weights,) = jax.lax.stop_gradient(floats("effective_sample_size", weights=weights))
+  (mask,) = flags("effective_sample_size", weights.shape, mask=mask)
+  with_axes("effective_sample_size", "[..., B, T]", weights=weights)
+  weights = jnp.where(mask, weights, 0)
   # Relative to the largest, so that no square overflows.
-  largest = jnp.max(weights, axis=(-2, -1), keepdims=True)
+  largest = jnp.max(weights, axis=(-2, -1), keepdims=True, initial=0)
   weights = weights / jnp.where(largest > 0, largest, 1)
   squares = jnp.sum(jnp.square(weights), axis=(-2, -1))
   size = jnp.square(jnp.sum(weights, axis=(-2, -1))) / jnp.where(squares > 0, squares, 1)
@@ -81,21 +79,21 @@ def diagnostics(
 
   Source: names and choices follow verl's `rollout_corr` metrics, TRL's `sampling` metrics and prime-rl's mismatch KL.
   """
-  log_ratio, mask = log_ratios("diagnostics", logprobs, sampler_logprobs, mask, log_ratio_cap=log_ratio_cap)
+  log_ratio, mask = log_ratios("diagnostics", logprobs, sampler_logprobs, mask)
   if mask.ndim != 2:
-    raise ValueError(f"diagnostics expected log-probs [B, T], got shape {mask.shape}")
+    raise ValueError(f"diagnostics expected logprobs [B, T], got shape {mask.shape}; reshape them, or use vmap")
   ratio = jnp.exp(leveled("diagnostics", log_ratio, mask, level=level, log_ratio_cap=log_ratio_cap))
   token = capped(log_ratio, log_ratio_cap)
   some = mask.any()
   return {
     "ratio_mean": masked_mean(ratio, mask),
-    "ratio_min": jnp.where(some, jnp.min(jnp.where(mask, ratio, jnp.inf)), 0),
-    "ratio_max": jnp.max(jnp.where(mask, ratio, 0)),
+    "ratio_min": jnp.where(some, jnp.min(jnp.where(mask, ratio, jnp.inf), initial=jnp.inf), 0),
+    "ratio_max": jnp.max(jnp.where(mask, ratio, 0), initial=0),
     "clip_low": masked_mean((ratio < (0 if lower is None else lower)).astype(ratio.dtype), mask),
     "clip_high": masked_mean((ratio > upper).astype(ratio.dtype), mask),
     "effective_sample_size": effective_sample_size(ratio, mask),
     "logprob_difference_mean": masked_mean(jnp.abs(log_ratio), mask),
-    "logprob_difference_max": jnp.max(jnp.abs(log_ratio)),
+    "logprob_difference_max": jnp.max(jnp.abs(log_ratio), initial=0),
     "kl_k1": masked_mean(-log_ratio, mask),
     "kl_k3": masked_mean(jnp.expm1(token) - token, mask),
     "chi2_token": jnp.where(some, masked_mean(jnp.exp(2 * token), mask) - 1, 0),
@@ -107,9 +105,8 @@ def _of_sequences(logprobs, sampler_logprobs, log_ratio, mask, cap):
   """The numbers that compare whole sequences, in the mean over those that have a token."""
   present, dtype = mask.any(-1), log_ratio.dtype
   sums = capped(jnp.sum(log_ratio, axis=-1), cap)
-  log_probs = (jax.lax.stop_gradient(jnp.asarray(array)).astype(dtype) for array in (logprobs, sampler_logprobs))
-  held = (array if cap is None else jnp.clip(array, -FINITE, FINITE) for array in log_probs)
-  trainer, sampler = (-masked_mean(array, mask, axis=-1) for array in held)
+  log_probs = (held(jax.lax.stop_gradient(jnp.asarray(array)).astype(dtype)) for array in (logprobs, sampler_logprobs))
+  trainer, sampler = (-masked_mean(array, mask, axis=-1) for array in log_probs)
   difference = -masked_mean(log_ratio, mask, axis=-1)
   some = present.any()
   return {
@@ -121,6 +118,6 @@ def _of_sequences(logprobs, sampler_logprobs, log_ratio, mask, cap):
     "perplexity_ratio": masked_mean(jnp.exp(capped(difference, cap)), present),
     "nll_difference_mean": masked_mean(difference, present),
     "nll_difference_abs": masked_mean(jnp.abs(difference), present),
-    "nll_difference_max": jnp.where(some, jnp.max(jnp.where(present, difference, -jnp.inf)), 0),
-    "nll_difference_min": jnp.where(some, jnp.min(jnp.where(present, difference, jnp.inf)), 0),
+    "nll_difference_max": jnp.where(some, jnp.max(jnp.where(present, difference, -jnp.inf), initial=-jnp.inf), 0),
+    "nll_difference_min": jnp.where(some, jnp.min(jnp.where(present, difference, jnp.inf), initial=jnp.inf), 0),
   }

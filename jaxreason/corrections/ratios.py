@@ -7,30 +7,20 @@ sequences, T tokens; leading axes are free. None of it has a gradient: a correct
 import jax
 import jax.numpy as jnp
 
-LEVELS = ("token", "sequence", "geometric")
-
-# What a log ratio is held to before it is summed, so that infinities of both signs do not meet.
-FINITE = 1e4
+from jaxreason.inputs import flags, log_probabilities, one_of, with_axes
 
 
-def log_ratios(function: str, logprobs, sampler_logprobs, mask, *, log_ratio_cap) -> tuple[jax.Array, jax.Array]:
-  """(log π - log q, mask), [..., T], 0 where masked; held to a finite range, not yet to the cap, unless that is None.
+def log_ratios(function: str, logprobs, sampler_logprobs, mask) -> tuple[jax.Array, jax.Array]:
+  """(log π - log q, mask), [..., T], 0 where masked; finite, and not yet held to the cap.
 
   Raises:
     ValueError: integer log-probs, or shapes that do not match.
   """
-  arrays = [jnp.asarray(array) for array in (logprobs, sampler_logprobs)]
-  mask = jnp.asarray(mask)
-  for name, array in zip(("logprobs", "sampler_logprobs"), arrays, strict=True):
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-      raise ValueError(f"{function} expected {name} of a float dtype, got {array.dtype}")
-    if array.shape != mask.shape or not mask.ndim:
-      raise ValueError(f"{function} expected {name} [..., T] of the mask's shape {mask.shape}, got {array.shape}")
-  mask, arrays = mask.astype(bool), jax.lax.stop_gradient(arrays)
-  dtype = jnp.promote_types(jnp.promote_types(arrays[0].dtype, arrays[1].dtype), jnp.float32)
-  trainer, sampler = (jnp.where(mask, array.astype(dtype), 0) for array in arrays)
-  difference = trainer - sampler
-  return (difference if log_ratio_cap is None else jnp.clip(difference, -FINITE, FINITE)), mask
+  arrays = log_probabilities(function, logprobs=logprobs, sampler_logprobs=sampler_logprobs)
+  with_axes(function, "[..., T]", logprobs=arrays[0])
+  (mask,) = flags(function, arrays[0].shape, mask=mask)
+  trainer, sampler = (jnp.where(mask, array, 0) for array in jax.lax.stop_gradient(arrays))
+  return trainer - sampler, mask
 
 
 def leveled(function: str, log_ratio: jax.Array, mask: jax.Array, *, level: str, log_ratio_cap) -> jax.Array:
@@ -39,8 +29,7 @@ def leveled(function: str, log_ratio: jax.Array, mask: jax.Array, *, level: str,
   Raises:
     ValueError: an unknown level.
   """
-  if level not in LEVELS:
-    raise ValueError(f"{function} expected level 'token', 'sequence' or 'geometric', got {level!r}")
+  one_of(function, ("token", "sequence", "geometric"), level=level)
   if level != "token":
     total = jnp.sum(log_ratio, axis=-1, keepdims=True)
     lengths = jnp.maximum(jnp.sum(mask, axis=-1, keepdims=True), 1).astype(total.dtype)

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreason.corrections.ratios import capped, log_ratios, masked_mean
-
-ESTIMATORS = ("k1", "k2", "k3")
+from jaxreason.inputs import floats, one_of, shaped, with_axes
 
 
 def rejection_mask(
@@ -49,15 +48,13 @@ def rejection_mask(
   Source: Liu, Li et al. 2025, https://richardli.xyz/rl-collapse (geometric and sequence rejection); estimators of Schulman
   2020. verl's denominators shrink with the mask, those of AReaL and slime do not.
   """
-  if estimator not in ESTIMATORS or level not in ("token", "sequence") or aggregate not in ("mean", "sum", "max"):
-    raise ValueError(
-      "rejection_mask expected estimator 'k1', 'k2' or 'k3', level 'token' or 'sequence' and aggregate 'mean', 'sum' or "
-      f"'max', got {estimator!r}, {level!r} and {aggregate!r}"
-    )
-  log_ratio, mask = log_ratios("rejection_mask", logprobs, sampler_logprobs, mask, log_ratio_cap=log_ratio_cap)
+  one_of("rejection_mask", ("k1", "k2", "k3"), estimator=estimator)
+  one_of("rejection_mask", ("token", "sequence"), level=level)
+  one_of("rejection_mask", ("mean", "sum", "max"), aggregate=aggregate)
+  log_ratio, mask = log_ratios("rejection_mask", logprobs, sampler_logprobs, mask)
   divergence = _estimate(log_ratio, estimator, log_ratio_cap)
   if level == "sequence" and aggregate == "max":
-    divergence = jnp.max(jnp.where(mask, divergence, -jnp.inf), axis=-1, keepdims=True)
+    divergence = jnp.max(jnp.where(mask, divergence, -jnp.inf), axis=-1, keepdims=True, initial=-jnp.inf)
   elif level == "sequence" and aggregate == "mean":
     divergence = masked_mean(divergence, mask, axis=-1, keepdims=True)
   elif level == "sequence":
@@ -90,8 +87,8 @@ def opsm(
 
   Source: DeepSeek-V3.2 2025, section 3.1, eq. 9, https://arxiv.org/abs/2512.02556.
   """
-  log_ratio, mask = log_ratios("opsm", logprobs, sampler_logprobs, mask, log_ratio_cap=20.0)
-  advantages = jnp.asarray(advantages)
+  log_ratio, mask = log_ratios("opsm", logprobs, sampler_logprobs, mask)
+  (advantages,) = floats("opsm", advantages=advantages)
   if advantages.shape not in (mask.shape, mask.shape[:-1]):
     raise ValueError(f"opsm expected advantages of shape {mask.shape[:-1]} or {mask.shape}, got {advantages.shape}")
   if advantages.ndim < mask.ndim:
@@ -136,14 +133,12 @@ def m2po_mask(
 
   Source: Zheng et al. 2025, https://arxiv.org/abs/2510.01161.
   """
-  log_ratio, mask = log_ratios("m2po_mask", logprobs, sampler_logprobs, mask, log_ratio_cap=log_ratio_cap)
-  if mask.ndim < 2:
-    raise ValueError(f"m2po_mask expected log-probs [..., B, T], got shape {mask.shape}")
+  log_ratio, mask = log_ratios("m2po_mask", logprobs, sampler_logprobs, mask)
+  with_axes("m2po_mask", "[..., B, T]", logprobs=mask)
   counted = mask
   if advantages is not None:
-    advantages = jnp.asarray(advantages)
-    if advantages.shape != mask.shape:
-      raise ValueError(f"m2po_mask expected advantages of the mask's shape {mask.shape}, got {advantages.shape}")
+    (advantages,) = floats("m2po_mask", advantages=advantages)
+    shaped("m2po_mask", mask.shape, advantages=advantages)
     counted = mask & (jnp.sign(log_ratio) * jnp.sign(advantages) > 0)
   flat = (*mask.shape[:-2], mask.shape[-2] * mask.shape[-1])
   squares = jnp.where(counted, jnp.square(capped(log_ratio, log_ratio_cap)), jnp.inf).reshape(flat)
@@ -152,7 +147,7 @@ def m2po_mask(
   places = jnp.arange(1, flat[-1] + 1, dtype=squares.dtype).reshape((1,) * (len(flat) - 1) + (-1,))
   # A running mean of ascending numbers only rises, and those that are not counted are infinite and last.
   small = jnp.cumsum(ascending, axis=-1) / places < threshold
-  kept_places = small.at[..., 0].set(True)
+  kept_places = small | (places == 1)
   kept = jnp.take_along_axis(kept_places, jnp.argsort(order, axis=-1), axis=-1)
   return mask & (~counted | kept.reshape(mask.shape))
 

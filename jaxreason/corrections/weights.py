@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreason.corrections.ratios import leveled, log_ratios, masked_mean
+from jaxreason.inputs import with_axes
 
 
 def truncated_importance_weights(
@@ -48,7 +49,7 @@ def truncated_importance_weights(
   weights, mask = _ratio("truncated_importance_weights", logprobs, sampler_logprobs, mask, level, log_ratio_cap)
   weights = jnp.minimum(weights, upper)
   weights = jnp.where(mask, weights if lower is None else jnp.maximum(weights, lower), 0)
-  return _normalized(weights, mask, level) if batch_normalize else weights
+  return _normalized("truncated_importance_weights", weights, mask, level) if batch_normalize else weights
 
 
 def masked_importance_weights(
@@ -89,7 +90,7 @@ def masked_importance_weights(
   weights, mask = _ratio("masked_importance_weights", logprobs, sampler_logprobs, mask, level, log_ratio_cap)
   inside = mask & (weights <= upper) & (True if lower is None else weights >= lower)
   weights = jnp.where(inside, weights, 0)
-  return _normalized(weights, mask, level) if batch_normalize else weights
+  return _normalized("masked_importance_weights", weights, mask, level) if batch_normalize else weights
 
 
 def icepop(
@@ -124,12 +125,13 @@ def icepop(
 
 
 def _ratio(function, logprobs, sampler_logprobs, mask, level, log_ratio_cap):
-  log_ratio, mask = log_ratios(function, logprobs, sampler_logprobs, mask, log_ratio_cap=log_ratio_cap)
+  log_ratio, mask = log_ratios(function, logprobs, sampler_logprobs, mask)
   return jnp.exp(leveled(function, log_ratio, mask, level=level, log_ratio_cap=log_ratio_cap)), mask
 
 
-def _normalized(weights, mask, level):
+def _normalized(function, weights, mask, level):
   """Over the mean weight of the last two axes: of tokens, or of sequences that have a token. A mean of 0 divides nothing."""
+  with_axes(function, "[..., B, T]", logprobs=mask)
   if level == "token":
     mean = masked_mean(weights, mask, axis=(-2, -1), keepdims=True)
   else:

@@ -2,7 +2,9 @@
 
 What enters: log-probabilities and advantages. What leaves: one value a token, [..., T], or one an answer, [...], where the
 method is about whole answers; reductions are in `jaxreason.masks`. Every log ratio is clipped to ±20 nats unless
-`log_ratio_cap` says otherwise, which keeps values and gradients finite whatever the policies are.
+`log_ratio_cap` says otherwise, which keeps values and gradients finite whatever the policies are; log-probabilities
+themselves are held to ±1e6 nats, so that an impossible token (-∞) is a very unlikely one, without gradient. What a mask that
+is given leaves out is never read; where none is taken, advantages at padding must be finite (those of `advantages` are 0).
 """
 
 from jaxreason.losses.decoupled import decoupled_surrogate, prox_log_linear

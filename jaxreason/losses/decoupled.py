@@ -8,7 +8,8 @@ T tokens; leading axes are free.
 import jax
 import jax.numpy as jnp
 
-from jaxreason.losses.ratios import bounded, same_shape
+from jaxreason.inputs import log_probabilities, same_shape, shaped
+from jaxreason.losses.ratios import bounded
 from jaxreason.losses.surrogates import clipped_surrogate
 
 
@@ -46,16 +47,17 @@ def decoupled_surrogate(
   Source: Hilton et al. 2022, https://arxiv.org/abs/2110.00641; AReaL, Fu et al. 2025, eq. 5,
   https://arxiv.org/abs/2505.24298.
   """
+  logprobs, proximal_logprobs, behavior_logprobs = log_probabilities(
+    "decoupled_surrogate", logprobs=logprobs, proximal_logprobs=proximal_logprobs, behavior_logprobs=behavior_logprobs
+  )
+  same_shape("decoupled_surrogate", logprobs=logprobs, advantages=advantages)
   loss = clipped_surrogate(
     logprobs, proximal_logprobs, advantages,
     clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip, log_ratio_cap=log_ratio_cap,
   )  # fmt: skip
-  proximal_logprobs, behavior_logprobs, loss = same_shape(
-    proximal_logprobs=proximal_logprobs, behavior_logprobs=behavior_logprobs, loss=loss
-  )
   if weights is None:
     weights = jnp.exp(bounded(proximal_logprobs - behavior_logprobs, log_ratio_cap))
-  weights, loss = same_shape(weights=weights, loss=loss)
+  weights, _ = same_shape("decoupled_surrogate", weights=weights, logprobs=logprobs)
   return jax.lax.stop_gradient(weights) * loss
 
 
@@ -78,10 +80,12 @@ def prox_log_linear(
 
   Source: A-3PO, Li et al. 2025, https://arxiv.org/abs/2512.06547, as in AReaL ("loglinear").
   """
-  logprobs, behavior_logprobs = jax.lax.stop_gradient(same_shape(logprobs=logprobs, behavior_logprobs=behavior_logprobs))
-  versions = jnp.asarray(versions)
-  if versions.shape != logprobs.shape or not jnp.issubdtype(versions.dtype, jnp.integer):
-    raise ValueError(f"versions expected integers of shape {logprobs.shape}, got {versions.dtype} of {versions.shape}")
+  logprobs, behavior_logprobs = jax.lax.stop_gradient(
+    log_probabilities("prox_log_linear", logprobs=logprobs, behavior_logprobs=behavior_logprobs)
+  )
+  (versions,) = shaped("prox_log_linear", logprobs.shape, versions=versions)
+  if not jnp.issubdtype(versions.dtype, jnp.integer):
+    raise ValueError(f"prox_log_linear expected versions of an integer dtype, got {versions.dtype}; cast them to int32")
   age = (version - versions).astype(logprobs.dtype)
   stale = (versions >= 0) & (age > 0)
   alpha = jnp.where(stale, (age - 1) / jnp.where(stale, age, 1.0), 0.0)

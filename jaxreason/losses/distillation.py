@@ -7,7 +7,8 @@ leaves: one value per token, in nats, to be minimised. T tokens, V vocab.
 import jax
 import jax.numpy as jnp
 
-from jaxreason.losses.ratios import bounded, same_shape
+from jaxreason.inputs import log_probabilities, one_of
+from jaxreason.losses.ratios import bounded
 
 
 def distill(
@@ -43,20 +44,19 @@ def distill(
   https://arxiv.org/abs/1503.02531; both: GKD, Agarwal et al. 2023, https://arxiv.org/abs/2306.13649; k1: Thinking Machines
   2025, https://thinkingmachines.ai/blog/on-policy-distillation/.
   """
-  logprobs, teacher_logprobs = same_shape(logprobs=logprobs, teacher_logprobs=teacher_logprobs)
+  one_of("distill", ("k1", "reverse", "forward"), form=form)
+  logprobs, teacher_logprobs = log_probabilities("distill", logprobs=logprobs, teacher_logprobs=teacher_logprobs)
   teacher_logprobs = jax.lax.stop_gradient(teacher_logprobs)
   if form == "reverse":
     return _divergence(logprobs, teacher_logprobs, log_ratio_cap)
   if form == "forward":
     return _divergence(teacher_logprobs, logprobs, log_ratio_cap)
-  if form != "k1":
-    raise ValueError(f'form expected "k1", "reverse" or "forward", got {form!r}')
   behavior_logprobs = logprobs if behavior_logprobs is None else behavior_logprobs
-  logprobs, behavior_logprobs = same_shape(logprobs=logprobs, behavior_logprobs=behavior_logprobs)
+  _, behavior_logprobs = log_probabilities("distill", logprobs=logprobs, behavior_logprobs=behavior_logprobs)
   ratio = jnp.exp(bounded(logprobs - jax.lax.stop_gradient(behavior_logprobs), log_ratio_cap))
   return ratio * jax.lax.stop_gradient(bounded(logprobs - teacher_logprobs, log_ratio_cap))
 
 
 def _divergence(log_p, log_q, cap):
-  """Σ p (log p - log q) over the last axis; tokens of probability 0 add nothing."""
-  return jnp.sum(jnp.exp(log_p) * bounded(jnp.where(log_p > -jnp.inf, log_p - log_q, 0.0), cap), axis=-1)
+  """Σ p (log p - log q) over the last axis; tokens of probability 0 add nothing, because their log p is finite here."""
+  return jnp.sum(jnp.exp(log_p) * bounded(log_p - log_q, cap), axis=-1)

@@ -12,7 +12,8 @@ Source: DeepSeek-V3.2, 2025, eq. 7, https://arxiv.org/abs/2512.02556. TRL 1.16 d
 import jax
 import jax.numpy as jnp
 
-from jaxreason.losses.ratios import bounded, same_shape
+from jaxreason.inputs import log_probabilities
+from jaxreason.losses.ratios import bounded
 
 
 def kl_k1(
@@ -35,8 +36,8 @@ def kl_k1(
   Returns:
     [..., T] float32, nats.
   """
-  d = _difference(logprobs, reference_logprobs, log_ratio_cap)
-  return _weighed(d, logprobs, unbiased, behavior_logprobs, log_ratio_cap)
+  d = _difference("kl_k1", logprobs, reference_logprobs, log_ratio_cap)
+  return _weighed("kl_k1", d, logprobs, unbiased, behavior_logprobs, log_ratio_cap)
 
 
 def kl_k2(
@@ -51,8 +52,8 @@ def kl_k2(
 
   Args and returns: see `kl_k1`.
   """
-  d = _difference(logprobs, reference_logprobs, log_ratio_cap)
-  return _weighed(jnp.square(d) / 2, logprobs, unbiased, behavior_logprobs, log_ratio_cap)
+  d = _difference("kl_k2", logprobs, reference_logprobs, log_ratio_cap)
+  return _weighed("kl_k2", jnp.square(d) / 2, logprobs, unbiased, behavior_logprobs, log_ratio_cap)
 
 
 def kl_k3(
@@ -79,11 +80,11 @@ def kl_k3(
 
   Source: GRPO, Shao et al. 2024, eq. 4, https://arxiv.org/abs/2402.03300.
   """
-  d = _difference(logprobs, reference_logprobs, log_ratio_cap)
+  d = _difference("kl_k3", logprobs, reference_logprobs, log_ratio_cap)
   value = jnp.exp(-d) - 1 + d
   if max_value is not None:
     value = jnp.minimum(value, max_value)
-  return _weighed(value, logprobs, unbiased, behavior_logprobs, log_ratio_cap)
+  return _weighed("kl_k3", value, logprobs, unbiased, behavior_logprobs, log_ratio_cap)
 
 
 def kl_abs(
@@ -98,18 +99,18 @@ def kl_abs(
 
   Args and returns: see `kl_k1`.
   """
-  d = _difference(logprobs, reference_logprobs, log_ratio_cap)
-  return _weighed(jnp.abs(d), logprobs, unbiased, behavior_logprobs, log_ratio_cap)
+  d = _difference("kl_abs", logprobs, reference_logprobs, log_ratio_cap)
+  return _weighed("kl_abs", jnp.abs(d), logprobs, unbiased, behavior_logprobs, log_ratio_cap)
 
 
-def _difference(logprobs, reference_logprobs, cap):
-  logprobs, reference_logprobs = same_shape(logprobs=logprobs, reference_logprobs=reference_logprobs)
+def _difference(function, logprobs, reference_logprobs, cap):
+  logprobs, reference_logprobs = log_probabilities(function, logprobs=logprobs, reference_logprobs=reference_logprobs)
   return bounded(logprobs - jax.lax.stop_gradient(reference_logprobs), cap)
 
 
-def _weighed(value, logprobs, unbiased, behavior_logprobs, cap):
+def _weighed(function, value, logprobs, unbiased, behavior_logprobs, cap):
   if not unbiased:
     return value
   behavior_logprobs = logprobs if behavior_logprobs is None else behavior_logprobs
-  logprobs, behavior_logprobs = same_shape(logprobs=logprobs, behavior_logprobs=behavior_logprobs)
+  logprobs, behavior_logprobs = log_probabilities(function, logprobs=logprobs, behavior_logprobs=behavior_logprobs)
   return value * jnp.exp(bounded(logprobs - jax.lax.stop_gradient(behavior_logprobs), cap))

@@ -9,7 +9,8 @@ then take the choice as an array. Under `shard_map` gather their inputs first. T
 import jax
 import jax.numpy as jnp
 
-from jaxreason.losses.ratios import bounded, kept, same_shape
+from jaxreason.inputs import flags, floats, held, same_shape
+from jaxreason.losses.ratios import bounded, token_inputs
 from jaxreason.losses.surrogates import clipped_surrogate
 
 
@@ -24,7 +25,7 @@ def policy_entropy(logits: jax.Array, *, temperature: float = 1.0) -> jax.Array:
   Returns:
     [...] float32, nats. Bonus coefficients: TRL 0, verl 0, AReaL 0 by default.
   """
-  (logits,) = same_shape(logits=logits)
+  (logits,) = floats("policy_entropy", logits=logits)
   logprobs = jax.nn.log_softmax(logits / temperature)
   possible = logprobs > -jnp.inf
   return -jnp.sum(jnp.where(possible, jnp.exp(logprobs) * jnp.where(possible, logprobs, 0.0), 0.0), axis=-1)
@@ -44,8 +45,10 @@ def high_entropy_mask(entropy: jax.Array, mask: jax.Array, *, fraction: float = 
 
   Source: Wang et al. 2025, https://arxiv.org/abs/2506.01939.
   """
-  (entropy,) = same_shape(entropy=entropy)
-  mask = kept(mask, entropy)
+  (entropy,) = floats("high_entropy_mask", entropy=entropy)
+  (mask,) = flags("high_entropy_mask", entropy.shape, mask=mask)
+  if not entropy.size:
+    return mask
   ordered = jnp.sort(jnp.where(mask, jax.lax.stop_gradient(entropy), jnp.inf), axis=None)
   place = (1 - fraction) * jnp.maximum(jnp.sum(mask) - 1, 0).astype(entropy.dtype)
   below = jnp.floor(place).astype(jnp.int32)
@@ -67,11 +70,7 @@ def covariance(logprobs: jax.Array, advantages: jax.Array, mask: jax.Array) -> j
 
   Source: Cui et al. 2025, https://arxiv.org/abs/2505.22617.
   """
-  logprobs, advantages = jax.lax.stop_gradient(same_shape(logprobs=logprobs, advantages=advantages))
-  mask = kept(mask, logprobs)
-  count = jnp.maximum(jnp.sum(mask), 1).astype(logprobs.dtype)
-  centred = lambda x: jnp.where(mask, x - jnp.sum(jnp.where(mask, x, 0.0)) / count, 0.0)
-  return jnp.where(mask, centred(logprobs) * centred(advantages), -jnp.inf)
+  return _covariance("covariance", logprobs, advantages, mask)
 
 
 def clip_cov_choice(
@@ -106,8 +105,9 @@ def clip_cov_choice(
 
   Source: Cui et al. 2025, https://arxiv.org/abs/2505.22617; leaving clipped tokens out is verl's.
   """
-  spread = covariance(logprobs, advantages, mask)
-  ratio = jnp.exp(bounded(jnp.asarray(logprobs) - jnp.asarray(behavior_logprobs), 20.0))
+  logprobs, behavior_logprobs, advantages = token_inputs("clip_cov_choice", logprobs, behavior_logprobs, advantages)
+  spread = _covariance("clip_cov_choice", logprobs, advantages, mask)
+  ratio = jnp.exp(bounded(jax.lax.stop_gradient(logprobs) - behavior_logprobs, 20.0))
   silenced = jnp.clip(ratio, 1 - clip_low, 1 + clip_high) * advantages < ratio * advantages
   eligible = (spread > low) & (spread < high) & ~silenced
   noise = jnp.where(eligible, jax.random.uniform(key, spread.shape, spread.dtype), -jnp.inf)
@@ -143,7 +143,8 @@ def clip_cov(
   loss = clipped_surrogate(
     logprobs, behavior_logprobs, advantages, clip_low=clip_low, clip_high=clip_high, log_ratio_cap=log_ratio_cap
   )
-  return jnp.where(kept(chosen, loss), 0.0, loss)
+  (chosen,) = flags("clip_cov", loss.shape, chosen=chosen)
+  return jnp.where(chosen, 0.0, loss)
 
 
 def kl_cov_choice(logprobs: jax.Array, advantages: jax.Array, mask: jax.Array, *, fraction: float = 2e-4) -> jax.Array:
@@ -151,7 +152,7 @@ def kl_cov_choice(logprobs: jax.Array, advantages: jax.Array, mask: jax.Array, *
 
   `fraction`: the paper's k, 2e-4 for 32B and 2e-3 for 7B parameters; verl: 2e-4.
   """
-  spread = covariance(logprobs, advantages, mask)
+  spread = _covariance("kl_cov_choice", logprobs, advantages, mask)
   return jnp.asarray(mask).astype(bool) & _highest(spread, _share(mask, fraction))
 
 
@@ -181,12 +182,19 @@ def kl_cov(
 
   Source: Cui et al. 2025, https://arxiv.org/abs/2505.22617; the absolute value is verl's choice of penalty.
   """
-  logprobs, behavior_logprobs, advantages = same_shape(
-    logprobs=logprobs, behavior_logprobs=behavior_logprobs, advantages=advantages
-  )
-  log_ratio = bounded(logprobs - jax.lax.stop_gradient(behavior_logprobs), log_ratio_cap)
-  penalty = jnp.where(kept(chosen, logprobs), kl_coef * jnp.abs(log_ratio), 0.0)
-  return -jnp.exp(log_ratio) * jax.lax.stop_gradient(advantages) + penalty
+  logprobs, behavior_logprobs, advantages = token_inputs("kl_cov", logprobs, behavior_logprobs, advantages)
+  (chosen,) = flags("kl_cov", logprobs.shape, chosen=chosen)
+  log_ratio = bounded(logprobs - behavior_logprobs, log_ratio_cap)
+  return -jnp.exp(log_ratio) * advantages + jnp.where(chosen, kl_coef * jnp.abs(log_ratio), 0.0)
+
+
+def _covariance(function, logprobs, advantages, mask):
+  logprobs, advantages = jax.lax.stop_gradient(same_shape(function, logprobs=logprobs, advantages=advantages))
+  (mask,) = flags(function, logprobs.shape, mask=mask)
+  logprobs = held(logprobs)
+  count = jnp.maximum(jnp.sum(mask), 1).astype(logprobs.dtype)
+  centred = lambda x: jnp.where(mask, x - jnp.sum(jnp.where(mask, x, 0.0)) / count, 0.0)
+  return jnp.where(mask, centred(logprobs) * centred(advantages), -jnp.inf)
 
 
 def _share(mask, fraction):

@@ -8,7 +8,8 @@ by its `level`. Gradients flow to `logprobs` only.
 import jax
 import jax.numpy as jnp
 
-from jaxreason.losses.ratios import bounded, kept, same_shape
+from jaxreason.inputs import held, one_of, same_shape
+from jaxreason.losses.ratios import answer_inputs, bounded, token_inputs, tokenwise
 
 
 def reinforce(logprobs: jax.Array, advantages: jax.Array) -> jax.Array:
@@ -23,8 +24,8 @@ def reinforce(logprobs: jax.Array, advantages: jax.Array) -> jax.Array:
 
   Source: Williams 1992, https://doi.org/10.1007/BF00992696.
   """
-  logprobs, advantages = same_shape(logprobs=logprobs, advantages=advantages)
-  return -jax.lax.stop_gradient(advantages) * logprobs
+  logprobs, advantages = same_shape("reinforce", logprobs=logprobs, advantages=advantages)
+  return -jax.lax.stop_gradient(advantages) * held(logprobs)
 
 
 def gpg(logprobs: jax.Array, advantages: jax.Array) -> jax.Array:
@@ -61,7 +62,7 @@ def topr(
   Args:
     logprobs: [..., T] float, nats.
     behavior_logprobs: [..., T] float, nats.
-    advantages: [..., T] float; the paper splits by the reward's sign, which is the advantage's where the baseline is 0.
+    advantages: [...] or [..., T] float; the paper splits by the reward's sign, the advantage's where the baseline is 0.
     mask: [..., T] bool or 0/1, the answer's tokens.
     level: "sequence" (the paper) or "token" (ROLL).
     min_ratio: a, 0 in the paper and in ROLL.
@@ -69,21 +70,18 @@ def topr(
     log_ratio_cap: nats, of log ρ; or None.
 
   Returns:
-    [..., T] float32.
+    [..., T] float32, 0 where masked.
 
   Source: Le Roux et al. 2025, https://arxiv.org/abs/2503.14286.
   """
-  logprobs, behavior_logprobs, advantages = same_shape(
-    logprobs=logprobs, behavior_logprobs=behavior_logprobs, advantages=advantages
-  )
-  mask = kept(mask, logprobs)
-  if level not in ("sequence", "token"):
-    raise ValueError(f'level expected "sequence" or "token", got {level!r}')
+  one_of("topr", ("sequence", "token"), level=level)
+  logprobs, behavior_logprobs, mask = answer_inputs("topr", logprobs, behavior_logprobs, mask)
+  advantages = tokenwise("topr", advantages, mask)
   log_ratio = logprobs - behavior_logprobs
   if level == "sequence":
-    log_ratio = jnp.broadcast_to(jnp.sum(jnp.where(mask, log_ratio, 0.0), axis=-1, keepdims=True), mask.shape)
+    log_ratio = jnp.broadcast_to(jnp.sum(log_ratio, axis=-1, keepdims=True), mask.shape)
   weight = jnp.clip(jnp.exp(bounded(log_ratio, log_ratio_cap)), min_ratio, max_ratio)
-  return -jax.lax.stop_gradient(jnp.where(advantages > 0, 1.0, weight) * advantages) * logprobs
+  return -jax.lax.stop_gradient(jnp.where(advantages > 0, 1.0, weight)) * advantages * logprobs
 
 
 def dro(
@@ -108,10 +106,7 @@ def dro(
 
   Source: Richemond et al. 2024, https://arxiv.org/abs/2405.19107.
   """
-  logprobs, behavior_logprobs, advantages = same_shape(
-    logprobs=logprobs, behavior_logprobs=behavior_logprobs, advantages=advantages
-  )
-  behavior_logprobs, advantages = jax.lax.stop_gradient((behavior_logprobs, advantages))
+  logprobs, behavior_logprobs, advantages = token_inputs("dro", logprobs, behavior_logprobs, advantages)
   return -advantages * logprobs + beta / 2 * jnp.square(bounded(logprobs - behavior_logprobs, log_ratio_cap))
 
 

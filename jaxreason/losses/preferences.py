@@ -9,7 +9,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxreason.losses.ratios import bounded, same_shape
+from jaxreason.inputs import log_probabilities, one_of, same_shape
+from jaxreason.losses.ratios import bounded
 
 
 def dpo(
@@ -54,13 +55,12 @@ def dpo(
   al. 2024, https://arxiv.org/abs/2403.00409; apo_zero: D'Oosterlinck et al. 2024, https://arxiv.org/abs/2408.06266; f:
   Wang et al. 2023, https://arxiv.org/abs/2309.16240.
   """
-  chosen_logprobs, rejected_logprobs, reference_chosen_logprobs, reference_rejected_logprobs = same_shape(
-    chosen_logprobs=chosen_logprobs, rejected_logprobs=rejected_logprobs,
+  chosen_logprobs, rejected_logprobs, reference_chosen_logprobs, reference_rejected_logprobs = log_probabilities(
+    "dpo", chosen_logprobs=chosen_logprobs, rejected_logprobs=rejected_logprobs,
     reference_chosen_logprobs=reference_chosen_logprobs, reference_rejected_logprobs=reference_rejected_logprobs,
   )  # fmt: skip
-  for name, value, table in (("form", form, FORMS), ("divergence", divergence, DIVERGENCES)):
-    if value not in table:
-      raise ValueError(f"{name} expected one of {', '.join(table)}, got {value!r}")
+  one_of("dpo", tuple(FORMS), form=form)
+  one_of("dpo", tuple(DIVERGENCES), divergence=divergence)
   score = lambda log_ratio: DIVERGENCES[divergence](log_ratio, alpha, log_ratio_cap)
   chosen = score(chosen_logprobs - jax.lax.stop_gradient(reference_chosen_logprobs))
   rejected = score(rejected_logprobs - jax.lax.stop_gradient(reference_rejected_logprobs))
@@ -81,7 +81,7 @@ def bradley_terry(chosen_scores: jax.Array, rejected_scores: jax.Array, *, margi
   Source: Bradley and Terry 1952, https://doi.org/10.2307/2334029; InstructGPT, Ouyang et al. 2022, eq. 1,
   https://arxiv.org/abs/2203.02155.
   """
-  chosen_scores, rejected_scores = same_shape(chosen_scores=chosen_scores, rejected_scores=rejected_scores)
+  chosen_scores, rejected_scores = same_shape("bradley_terry", chosen_scores=chosen_scores, rejected_scores=rejected_scores)
   return jax.nn.softplus(-(chosen_scores - rejected_scores - margin))
 
 

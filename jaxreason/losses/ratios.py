@@ -1,53 +1,47 @@
-"""Floor 0, losses: what every loss does to its inputs first: check them, and take log ratios that stay finite.
+"""Floor 0, losses: log ratios that stay finite, and means over an answer.
 
-What enters: arrays as users have them. What leaves: floating point arrays of one shape, and log ratios in nats. Half
-precision becomes float32, because a ratio is an exponential of a small difference; float64 stays float64.
+What enters: log-probabilities of the taken tokens, advantages and masks, as users have them. What leaves: the same, checked
+(`jaxreason.inputs`) and with gradients for the policy only, and log ratios in nats. T tokens.
 """
 
 import jax
 import jax.numpy as jnp
 
-
-def floats(**arrays) -> list[jax.Array]:
-  """The arrays, at least float32 each; an integer or boolean one is an error that names it."""
-  found = []
-  for name, array in arrays.items():
-    array = jnp.asarray(array)
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-      raise ValueError(f"{name} expected floating point, got {array.dtype}; convert it to float32")
-    found.append(array.astype(jnp.promote_types(array.dtype, jnp.float32)))
-  return found
+from jaxreason.inputs import flags, floats, held, log_probabilities, same_shape, with_axes
 
 
-def same_shape(**arrays) -> list[jax.Array]:
-  """`floats`, all of one shape: nothing broadcasts in silence."""
-  found = floats(**arrays)
-  shapes = {name: array.shape for name, array in zip(arrays, found, strict=True)}
-  if len(set(shapes.values())) > 1:
-    raise ValueError(f"expected one shape, got {', '.join(f'{name} {shape}' for name, shape in shapes.items())}")
-  return found
+def token_inputs(function: str, logprobs, behavior_logprobs, advantages) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """(log π, log μ, Â) of one shape; gradients flow to the first only."""
+  logprobs, behavior_logprobs, advantages = same_shape(
+    function, logprobs=logprobs, behavior_logprobs=behavior_logprobs, advantages=advantages
+  )
+  return held(logprobs), *jax.lax.stop_gradient((held(behavior_logprobs), advantages))
 
 
-def kept(mask, like: jax.Array) -> jax.Array:
-  """The mask as bool, in the shape of `like`."""
-  mask = jnp.asarray(mask)
-  if mask.shape != like.shape:
-    raise ValueError(f"mask expected shape {like.shape}, got {mask.shape}")
-  return mask.astype(bool)
+def answer_inputs(function: str, logprobs, behavior_logprobs, mask) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """(log π, log μ, mask), [..., T]: 0 where masked, so that nothing which lies there is read."""
+  logprobs, behavior_logprobs = log_probabilities(function, logprobs=logprobs, behavior_logprobs=behavior_logprobs)
+  with_axes(function, "[..., T]", logprobs=logprobs)
+  (mask,) = flags(function, logprobs.shape, mask=mask)
+  logprobs, behavior_logprobs = (jnp.where(mask, array, 0.0) for array in (logprobs, behavior_logprobs))
+  return logprobs, jax.lax.stop_gradient(behavior_logprobs), mask
 
 
-def tokenwise(advantages, like: jax.Array) -> jax.Array:
-  """Advantages [...] of whole sequences spread over [..., T]; [..., T] stay as they are; no gradient either way."""
-  (advantages,) = floats(advantages=advantages)
-  if advantages.shape not in (like.shape, like.shape[:-1]):
-    raise ValueError(f"advantages expected shape {like.shape} or {like.shape[:-1]}, got {advantages.shape}")
-  if advantages.ndim < like.ndim:
-    advantages = jnp.broadcast_to(advantages[..., None], like.shape)
-  return jax.lax.stop_gradient(advantages)
+def tokenwise(function: str, advantages, mask: jax.Array) -> jax.Array:
+  """Advantages [...] of whole answers or [..., T] of tokens as [..., T], 0 where masked; no gradient either way."""
+  (advantages,) = floats(function, advantages=advantages)
+  if advantages.shape not in (mask.shape, mask.shape[:-1]):
+    raise ValueError(
+      f"{function} expected advantages of shape {mask.shape[:-1]}, one an answer, or {mask.shape}, one a token, "
+      f"got {advantages.shape}; reshape them"
+    )
+  if advantages.ndim < mask.ndim:
+    advantages = jnp.broadcast_to(advantages[..., None], mask.shape)
+  return jax.lax.stop_gradient(jnp.where(mask, advantages, 0.0))
 
 
 def bounded(log_ratio: jax.Array, cap: float | None) -> jax.Array:
-  """Clipped to ±cap nats, where its gradient ends too; two impossible tokens (-∞ - -∞) count as equal. None: as it is."""
+  """Clipped to ±cap nats, where its gradient ends too; what is no number, at padding, counts as 0. None: as it is."""
   if cap is None:
     return log_ratio
   return jnp.clip(jnp.where(jnp.isnan(log_ratio), 0.0, log_ratio), -cap, cap)

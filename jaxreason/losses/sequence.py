@@ -12,7 +12,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxreason.losses.ratios import bounded, kept, row_mean, same_shape, tokenwise
+from jaxreason.losses.ratios import answer_inputs, bounded, row_mean, tokenwise
 from jaxreason.losses.surrogates import clip
 
 
@@ -32,9 +32,8 @@ def sequence_ratio(
 
   Source: GSPO, Zheng et al. 2025, eq. 7, https://arxiv.org/abs/2507.18071.
   """
-  logprobs, behavior_logprobs = same_shape(logprobs=logprobs, behavior_logprobs=behavior_logprobs)
-  mask = kept(mask, logprobs)
-  return jnp.exp(bounded(row_mean(logprobs - jax.lax.stop_gradient(behavior_logprobs), mask), log_ratio_cap))
+  logprobs, behavior_logprobs, mask = answer_inputs("sequence_ratio", logprobs, behavior_logprobs, mask)
+  return _mean_ratio(logprobs, behavior_logprobs, mask, log_ratio_cap)
 
 
 def sequence_surrogate(
@@ -65,10 +64,7 @@ def sequence_surrogate(
 
   Source: Zheng et al. 2025, eq. 5, https://arxiv.org/abs/2507.18071.
   """
-  ratio = sequence_ratio(logprobs, behavior_logprobs, mask, log_ratio_cap=log_ratio_cap)
-  (logprobs,) = same_shape(logprobs=logprobs)
-  advantages = row_mean(tokenwise(advantages, logprobs), kept(mask, logprobs))
-  return clip(ratio, advantages, clip_low=clip_low, clip_high=clip_high)
+  return _surrogate("sequence_surrogate", logprobs, behavior_logprobs, advantages, mask, clip_low, clip_high, log_ratio_cap)
 
 
 def gspo_token(
@@ -95,16 +91,16 @@ def gspo_token(
     log_ratio_cap: nats, of log sₜ (verl: at most 10); or None.
 
   Returns:
-    [..., T] float32, to be minimised; `masks.sequence_mean` is the paper's reduction. With one advantage an answer, value
-    and gradient are those of `sequence_surrogate`.
+    [..., T] float32, 0 where masked, to be minimised; `masks.sequence_mean` is the paper's reduction. With one advantage an
+    answer, value and gradient are those of `sequence_surrogate`.
 
   Source: Zheng et al. 2025, eq. 13 and 14, https://arxiv.org/abs/2507.18071. verl's `gspo` is this one.
   """
-  logprobs, behavior_logprobs = same_shape(logprobs=logprobs, behavior_logprobs=behavior_logprobs)
-  mean = jax.lax.stop_gradient(row_mean(logprobs - behavior_logprobs, kept(mask, logprobs)))
-  own = bounded(logprobs - jax.lax.stop_gradient(logprobs), log_ratio_cap)  # 0, with the token's gradient
+  logprobs, behavior_logprobs, mask = answer_inputs("gspo_token", logprobs, behavior_logprobs, mask)
+  mean = jax.lax.stop_gradient(row_mean(logprobs - behavior_logprobs, mask))
+  own = logprobs - jax.lax.stop_gradient(logprobs)  # 0, with the token's gradient
   ratio = jnp.exp(bounded(own + mean[..., None], log_ratio_cap))
-  return clip(ratio, tokenwise(advantages, logprobs), clip_low=clip_low, clip_high=clip_high)
+  return clip(ratio, tokenwise("gspo_token", advantages, mask), clip_low=clip_low, clip_high=clip_high)
 
 
 def luspo(
@@ -136,9 +132,7 @@ def luspo(
 
   Source: Liu et al. 2026, https://arxiv.org/abs/2602.05261.
   """
-  loss = sequence_surrogate(
-    logprobs, behavior_logprobs, advantages, mask, clip_low=clip_low, clip_high=clip_high, log_ratio_cap=log_ratio_cap
-  )
+  loss = _surrogate("luspo", logprobs, behavior_logprobs, advantages, mask, clip_low, clip_high, log_ratio_cap)
   return loss * jnp.sum(jnp.asarray(mask).astype(bool), axis=-1).astype(loss.dtype)
 
 
@@ -171,9 +165,9 @@ def geometric_mean_surrogate(
 
   Source: Zhao et al. 2025, https://arxiv.org/abs/2507.20673.
   """
-  logprobs, behavior_logprobs = same_shape(logprobs=logprobs, behavior_logprobs=behavior_logprobs)
-  mask, advantages = kept(mask, logprobs), tokenwise(advantages, logprobs)
-  log_ratio = bounded(logprobs - jax.lax.stop_gradient(behavior_logprobs), log_ratio_cap)
+  logprobs, behavior_logprobs, mask = answer_inputs("geometric_mean_surrogate", logprobs, behavior_logprobs, mask)
+  advantages = tokenwise("geometric_mean_surrogate", advantages, mask)
+  log_ratio = bounded(logprobs - behavior_logprobs, log_ratio_cap)
   clipped = jnp.where(advantages > 0, jnp.minimum(log_ratio, clip_high), jnp.maximum(log_ratio, -clip_low))
   clipped = jnp.where(advantages == 0, 0.0, clipped)
   return -row_mean(advantages, mask) * jnp.exp(row_mean(clipped, mask))
@@ -210,16 +204,17 @@ def vespo(
     log_ratio_cap: nats, of each token and of log w from above; log w is never below log 1e-8 (both are TRL's); or None.
 
   Returns:
-    [..., T] float32, to be minimised (TRL: token mean over the global batch).
+    [..., T] float32, 0 where masked, to be minimised (TRL: token mean over the global batch).
 
   Source: Shen et al. 2026, https://arxiv.org/abs/2602.10693.
   """
+  logprobs, behavior_logprobs, mask = answer_inputs("vespo", logprobs, behavior_logprobs, mask)
+  advantages = tokenwise("vespo", advantages, mask)
   weight = vespo_weight(
     logprobs, behavior_logprobs, advantages, mask, k_positive=k_positive, lambda_positive=lambda_positive,
     k_negative=k_negative, lambda_negative=lambda_negative, log_ratio_cap=log_ratio_cap,
   )  # fmt: skip
-  (logprobs,) = same_shape(logprobs=logprobs)
-  return -weight[..., None] * tokenwise(advantages, logprobs) * logprobs
+  return -weight[..., None] * advantages * logprobs
 
 
 def vespo_weight(
@@ -235,12 +230,21 @@ def vespo_weight(
   log_ratio_cap: float | None = 20.0,
 ) -> jax.Array:
   """φ of `vespo`: the same arguments, [...] float32, without gradient."""
-  logprobs, behavior_logprobs = same_shape(logprobs=logprobs, behavior_logprobs=behavior_logprobs)
-  mask = kept(mask, logprobs)
-  positive = row_mean(tokenwise(advantages, logprobs), mask) >= 0
+  logprobs, behavior_logprobs, mask = answer_inputs("vespo_weight", logprobs, behavior_logprobs, mask)
+  positive = row_mean(tokenwise("vespo_weight", advantages, mask), mask) >= 0
   log_ratio = jax.lax.stop_gradient(bounded(logprobs - behavior_logprobs, log_ratio_cap))
-  log_w = jnp.sum(jnp.where(mask, log_ratio, 0.0), axis=-1)
-  log_w = jnp.clip(log_w, math.log(1e-8), log_ratio_cap)
+  log_w = jnp.clip(jnp.sum(log_ratio, axis=-1), math.log(1e-8), log_ratio_cap)
   k = jnp.where(positive, k_positive, k_negative).astype(log_w.dtype)
   scale = jnp.where(positive, lambda_positive, lambda_negative).astype(log_w.dtype)
   return jnp.exp(scale + k * log_w - scale * jnp.exp(log_w))
+
+
+def _mean_ratio(logprobs, behavior_logprobs, mask, cap):
+  return jnp.exp(bounded(row_mean(logprobs - behavior_logprobs, mask), cap))
+
+
+def _surrogate(function, logprobs, behavior_logprobs, advantages, mask, clip_low, clip_high, cap):
+  """The clipped surrogate of the mean ratio, [...]."""
+  logprobs, behavior_logprobs, mask = answer_inputs(function, logprobs, behavior_logprobs, mask)
+  advantages = row_mean(tokenwise(function, advantages, mask), mask)
+  return clip(_mean_ratio(logprobs, behavior_logprobs, mask, cap), advantages, clip_low=clip_low, clip_high=clip_high)

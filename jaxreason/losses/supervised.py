@@ -2,7 +2,7 @@
 
 import jax
 
-from jaxreason.losses.ratios import floats
+from jaxreason.inputs import log_probabilities
 
 
 def sft(logprobs: jax.Array) -> jax.Array:
@@ -14,5 +14,5 @@ def sft(logprobs: jax.Array) -> jax.Array:
   Returns:
     [..., T] float32, nats. Its token mean is the usual cross entropy (AReaL adds 1e-5 to the token count).
   """
-  (logprobs,) = floats(logprobs=logprobs)
+  (logprobs,) = log_probabilities("sft", logprobs=logprobs)
   return -logprobs

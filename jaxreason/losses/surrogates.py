@@ -9,7 +9,7 @@ Gradients flow to `logprobs` only.
 import jax
 import jax.numpy as jnp
 
-from jaxreason.losses.ratios import bounded, same_shape
+from jaxreason.losses.ratios import bounded, token_inputs
 
 
 def clipped_surrogate(
@@ -47,10 +47,8 @@ def clipped_surrogate(
   Source: Schulman et al. 2017, eq. 7, https://arxiv.org/abs/1707.06347; dual clip: Ye et al. 2020, eq. 5,
   https://arxiv.org/abs/1912.09729; two-sided clip: INTELLECT-2, 2025, https://arxiv.org/abs/2505.07291.
   """
-  logprobs, behavior_logprobs, advantages = same_shape(
-    logprobs=logprobs, behavior_logprobs=behavior_logprobs, advantages=advantages
-  )
-  ratio, advantages = _ratio(logprobs, behavior_logprobs, log_ratio_cap), jax.lax.stop_gradient(advantages)
+  logprobs, behavior_logprobs, advantages = token_inputs("clipped_surrogate", logprobs, behavior_logprobs, advantages)
+  ratio = _ratio(logprobs, behavior_logprobs, log_ratio_cap)
   return clip(ratio, advantages, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip, max_ratio=max_ratio)
 
 
@@ -70,7 +68,8 @@ def clip_fractions(
 
   Low: rₜ < 1 - ε_low with a negative advantage; high: rₜ > 1 + ε_high with a positive one. Both have no gradient.
   """
-  log_ratio = jax.lax.stop_gradient(logprobs - behavior_logprobs)
+  logprobs, behavior_logprobs, advantages = token_inputs("clip_fractions", logprobs, behavior_logprobs, advantages)
+  log_ratio = jax.lax.stop_gradient(logprobs) - behavior_logprobs
   low = (log_ratio < jnp.log1p(-clip_low)) & (advantages < 0)
   high = (log_ratio > jnp.log1p(clip_high)) & (advantages > 0)
   return low.astype(jnp.float32), high.astype(jnp.float32)
@@ -105,11 +104,9 @@ def cispo(
   Source: MiniMax-M1, Chen et al. 2025, eq. 4 and 5, https://arxiv.org/abs/2506.13585; ScaleRL, Khatri et al. 2025, eq. 4,
   https://arxiv.org/abs/2510.13786.
   """
-  logprobs, behavior_logprobs, advantages = same_shape(
-    logprobs=logprobs, behavior_logprobs=behavior_logprobs, advantages=advantages
-  )
+  logprobs, behavior_logprobs, advantages = token_inputs("cispo", logprobs, behavior_logprobs, advantages)
   weight = jnp.clip(_ratio(logprobs, behavior_logprobs, log_ratio_cap), min_ratio, max_ratio)
-  return -jax.lax.stop_gradient(weight * advantages) * logprobs
+  return -jax.lax.stop_gradient(weight) * advantages * logprobs
 
 
 def sapo(
@@ -138,13 +135,11 @@ def sapo(
 
   Source: Gao et al. 2025, https://arxiv.org/abs/2511.20347.
   """
-  logprobs, behavior_logprobs, advantages = same_shape(
-    logprobs=logprobs, behavior_logprobs=behavior_logprobs, advantages=advantages
-  )
+  logprobs, behavior_logprobs, advantages = token_inputs("sapo", logprobs, behavior_logprobs, advantages)
   tau = jnp.where(advantages > 0, tau_positive, tau_negative).astype(logprobs.dtype)
   gate = jax.nn.sigmoid(tau * (_ratio(logprobs, behavior_logprobs, log_ratio_cap) - 1))
-  return -4 / tau * gate * jax.lax.stop_gradient(advantages)
+  return -4 / tau * gate * advantages
 
 
 def _ratio(logprobs, behavior_logprobs, cap):
-  return jnp.exp(bounded(logprobs - jax.lax.stop_gradient(behavior_logprobs), cap))
+  return jnp.exp(bounded(logprobs - behavior_logprobs, cap))

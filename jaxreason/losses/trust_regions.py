@@ -8,7 +8,7 @@ of the two distributions is needed: each is taken as (this token, any other). T 
 import jax
 import jax.numpy as jnp
 
-from jaxreason.losses.ratios import bounded, same_shape
+from jaxreason.losses.ratios import bounded, token_inputs
 
 
 def dppo_tv(
@@ -43,9 +43,7 @@ def dppo_tv(
   Source: Qi et al. 2026, section 4.4 (the binary approximation) and appendix C.1, https://arxiv.org/abs/2602.04879. The
   paper asks for the policy that sampled as q, not one computed anew (section 5.2).
   """
-  logprobs, behavior_logprobs, advantages = same_shape(
-    logprobs=logprobs, behavior_logprobs=behavior_logprobs, advantages=advantages
-  )
+  logprobs, behavior_logprobs, advantages = token_inputs("dppo_tv", logprobs, behavior_logprobs, advantages)
   moved = jnp.exp(logprobs) - jnp.exp(behavior_logprobs)
   inside = jnp.where(advantages > 0, moved <= threshold_high, -moved <= threshold_low)
   return _weighted(logprobs, behavior_logprobs, advantages, inside, max_ratio, log_ratio_cap)
@@ -80,9 +78,7 @@ def dppo_kl(
 
   Source: Qi et al. 2026, section 4.4 (the binary approximation of KL(μ ‖ π)), https://arxiv.org/abs/2602.04879.
   """
-  logprobs, behavior_logprobs, advantages = same_shape(
-    logprobs=logprobs, behavior_logprobs=behavior_logprobs, advantages=advantages
-  )
+  logprobs, behavior_logprobs, advantages = token_inputs("dppo_kl", logprobs, behavior_logprobs, advantages)
   divergence = _binary_kl(behavior_logprobs, logprobs)
   high = (divergence <= threshold_high) | (logprobs <= behavior_logprobs)
   low = (divergence <= threshold_low) | (logprobs >= behavior_logprobs)

@@ -6,7 +6,7 @@ What enters: predicted values, those predicted when the batch was made, and retu
 import jax
 import jax.numpy as jnp
 
-from jaxreason.losses.ratios import same_shape
+from jaxreason.inputs import same_shape
 
 
 def value_loss(
@@ -36,7 +36,7 @@ def value_loss(
   Source: the clip is that of OpenAI's baselines (ppo2, 2017), examined in Engstrom et al. 2020,
   https://arxiv.org/abs/2005.12729; Huber 1964, https://doi.org/10.1214/aoms/1177703732.
   """
-  values, old_values, returns = same_shape(values=values, old_values=old_values, returns=returns)
+  values, old_values, returns = same_shape("value_loss", values=values, old_values=old_values, returns=returns)
   old_values, returns = jax.lax.stop_gradient((old_values, returns))
   free = _error(values - returns, huber_delta)
   if clip is None:

@@ -6,7 +6,6 @@ what to change. What a string stands for is in the tables of the files beside th
 
 import dataclasses
 
-from jaxreason.corrections.ratios import LEVELS
 from jaxreason.errors import UserError, nearest
 from jaxreason.objective.credit import ADVANTAGE_STD, ADVANTAGES, ALONE
 from jaxreason.objective.loss import (
@@ -20,7 +19,8 @@ from jaxreason.objective.loss import (
 )
 
 _NAMES = {
-  "surrogate": SURROGATES, "proximal": PROXIMALS, "correction": CORRECTIONS, "correction_level": LEVELS,
+  "surrogate": SURROGATES, "proximal": PROXIMALS, "correction": CORRECTIONS,
+  "correction_level": ("token", "sequence", "geometric"),
   "rejection": REJECTIONS, "kl": KLS, "advantage": ADVANTAGES, "advantage_std": ADVANTAGE_STD, "reduction": REDUCTIONS,
 }  # fmt: skip
 _NOT_NEGATIVE = (
