@@ -1,6 +1,6 @@
 """Laws of runs whose objective needs more than a policy, and three recipes that train the quickstart's model.
 
-The quickstart's own model and tokenizer, on shorter sums, so that a few supervised steps are enough to begin from.
+The quickstart's own model and tokenizer, on sums of 2 or 3 terms, so that a few supervised steps are enough to begin from.
 """
 
 import functools
@@ -32,7 +32,7 @@ def quickstart(**changes):
   config.rollout.update(prompt_bucket=16, cache_bucket=32)
   config.optimizer.update(schedule="constant", peak_lr=3e-4)
   config.critic.optimizer.peak_lr = 1e-3
-  config.train.update(steps=16, micro_batches=2, row_tokens=64)
+  config.train.update(steps=24, micro_batches=2, row_tokens=64)
   config.rewards.workers = 1
   config.evaluation.update(problems=8, samples=1, every=0, show=0)
   for name, value in changes.items():
@@ -64,7 +64,7 @@ def start(tmp_path_factory):
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
   """One with a model that answers most of them."""
-  return exported(tmp_path_factory.mktemp("teacher"), 250)
+  return exported(tmp_path_factory.mktemp("teacher"), 150)
 
 
 def exported(directory, steps):
@@ -84,26 +84,27 @@ def numbers(rows, name):
   return np.array([row[name] for row in rows if row["phase"] == "train"])
 
 
+def run_of(objective, start, workdir, **changes):
+  """Rows of 24 policy steps on 32 problems, few enough to be learnt in them."""
+  return trained(quickstart(model__source=start, sft__steps=0, data__train_rows=32, objective=objective, **changes), workdir)
+
+
 def test_gspo_trains_the_quickstart(start, tmp_path):
-  rows = trained(quickstart(model__source=start, sft__steps=0, objective="gspo"), tmp_path)
-  reward = numbers(rows, "reward")
-  assert reward[-4:].mean() > reward[:4].mean() + 0.05
+  reward = numbers(run_of("gspo", start, tmp_path), "reward")
+  assert reward[-6:].mean() > reward[:6].mean() + 0.2
 
 
 def test_ppo_trains_the_quickstart_and_its_critic(start, tmp_path):
-  rows = trained(quickstart(model__source=start, sft__steps=0, objective="ppo"), tmp_path)
+  rows = run_of("ppo", start, tmp_path)
   reward, explained = numbers(rows, "reward"), numbers(rows, "critic/vf_explained_var")
-  assert reward[-4:].mean() > reward[:4].mean() + 0.05
-  assert explained[0] == 0 and explained[-4:].mean() > 0.05
+  assert reward[-6:].mean() > reward[:6].mean() + 0.2
+  assert explained[0] == 0 and np.median(explained[-8:]) > 0.1
   assert numbers(rows, "critic/values/mean")[0] == 0
 
 
 def test_distillation_brings_the_quickstart_to_its_teacher(start, teacher, tmp_path):
-  chosen = quickstart(model__source=start, sft__steps=0, objective="opd", teacher__source=teacher)
-  rows = trained(chosen, tmp_path)
-  divergence = numbers(rows, "distill/reverse_kl")
-  assert divergence[-4:].mean() < divergence[:4].mean() / 2
-  assert numbers(rows, "reward")[-4:].mean() > numbers(rows, "reward")[:4].mean()
+  divergence = numbers(run_of("opd", start, tmp_path, teacher__source=teacher), "distill/reverse_kl")
+  assert divergence[-6:].mean() < 0.8 * divergence[:6].mean()
 
 
 def small(**changes):
