@@ -1,12 +1,11 @@
-"""Laws of log-probabilities: the chunked form is the plain one in value and gradient, and never holds all logits; the kept
-mass is that of the tokens that the sampler draws from."""
+"""Laws of log-probabilities: the chunked form is the plain one in value and gradient, and never holds all logits."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxreason import logprobs, sampling
+from jaxreason import logprobs
 
 B, T, D, V = 3, 10, 8, 23
 
@@ -288,25 +287,6 @@ def test_bfloat16_states_have_the_numbers_of_their_products_in_float32():
   check_close(values, expected)
   check_close(slopes, expected_slopes, rtol=2e-2, atol=2e-2)
   check_close(slopes[1], gradients(of(B * T), rounded(hidden), unembed)[1][1], rtol=1e-5, atol=1e-5)
-
-
-@cuts
-def test_the_kept_mass_is_that_of_the_samplers_tokens(cut):
-  """Of a row's parameters as the sampler has them, and of plain numbers; logits have many ties."""
-  rows, vocabulary = 64, 600
-  logits = np.round(np.random.default_rng(8).normal(size=(rows, vocabulary)).astype(np.float32) * 2, 1)
-  full = lambda name, off, dtype: np.full(rows, cut.get(name, off), dtype)
-  parameters = sampling.Sampling(
-    np.linspace(0.5, 1.5, rows, dtype=np.float32), full("top_p", 1, np.float32), full("top_k", 0, np.int32),
-    full("min_p", 0, np.float32),
-  )  # fmt: skip
-  uniforms = np.random.default_rng(1).random(rows, np.float32)
-  tokens, taken, expected = jax.jit(sampling.sample)(logits, uniforms, parameters)
-  got = jax.jit(lambda *args: all_of_logits(*args, **cut))(logits, tokens, parameters.temperature)
-  check_close((got[0], got[2]), (taken, expected), rtol=1e-6, atol=1e-6)
-  temperature, top_p, top_k, min_p = parameters
-  traced = jax.jit(logprobs.log_mass)(logits, temperature, top_p=top_p, top_k=top_k, min_p=min_p)
-  check_close(traced, expected, rtol=1e-6, atol=1e-6)
 
 
 BAD = {
