@@ -12,6 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxreason import truncation
+
 _BLOCK = 256
 
 
@@ -62,7 +64,10 @@ def sample(logits: jax.Array, uniform: jax.Array, sampling: Sampling, *, truncat
   scaled = shifted / jnp.where(greedy, 1.0, sampling.temperature)[:, None]
   weights = jnp.exp(scaled)
   total = jnp.sum(weights, axis=-1)
-  kept = _truncated(weights, sampling) if truncate else weights
+  kept = weights
+  if truncate:
+    smallest = truncation.smallest_kept(weights, sampling.top_k, sampling.top_p, sampling.min_p)
+    kept = jnp.where(weights >= smallest[:, None], weights, 0.0)
   mass = jnp.sum(kept, axis=-1)
   token = jnp.where(greedy, jnp.argmax(logits, axis=-1), _inverse_cdf(kept, uniform))
   logprob = jnp.take_along_axis(scaled, token[:, None], axis=-1)[:, 0] - jnp.log(total)
@@ -94,33 +99,3 @@ def _pick(ends, weights, target):
   passed = there & (ends > target[:, None])
   last = weights.shape[-1] - 1 - jnp.argmax(there[:, ::-1], axis=-1)
   return jnp.where(jnp.any(passed, axis=-1), jnp.argmax(passed, axis=-1), last)
-
-
-def _truncated(weights, sampling):
-  """Weights (likeliest token 1) with zeros below the thresholds of top-k, top-p and min-p."""
-  V = weights.shape[-1]
-  k = jnp.where(sampling.top_k > 0, jnp.minimum(sampling.top_k, V), V).astype(jnp.float32)
-  by_k = _largest_threshold(lambda threshold: jnp.sum(weights >= threshold[:, None], axis=-1).astype(jnp.float32) >= k)
-  kept = jnp.where(weights >= by_k[:, None], weights, 0.0)
-  # A hair under p of the mass, so that top_p = 1 keeps the whole tail in spite of rounding.
-  enough = sampling.top_p * jnp.sum(kept, axis=-1) * (1 - 1e-6)
-  by_p = _largest_threshold(lambda threshold: jnp.sum(jnp.where(kept >= threshold[:, None], kept, 0.0), axis=-1) >= enough)
-  by_p = jnp.where(sampling.top_p >= 1, 0.0, by_p)
-  threshold = jnp.maximum(by_p, sampling.min_p)
-  return jnp.where(kept >= threshold[:, None], kept, 0.0)
-
-
-def _largest_threshold(holds, steps: int = 40):
-  """Bisects [0, 1] for the largest threshold that still holds, per row; reductions only, so it shards over V."""
-  probe = holds(jnp.zeros((1,)))
-  low, high = jnp.zeros(probe.shape), jnp.ones(probe.shape)
-  high_holds = holds(high)
-
-  def halve(_, bounds):
-    low, high = bounds
-    middle = (low + high) / 2
-    good = holds(middle)
-    return jnp.where(good, middle, low), jnp.where(good, high, middle)
-
-  low, _ = jax.lax.fori_loop(0, steps, halve, (low, high))
-  return jnp.where(high_holds, 1.0, low)

@@ -168,7 +168,9 @@ class RunConfig(ml_collections.ConfigDict):
 
   def __setitem__(self, key, value):
     if key == "objective" and isinstance(value, str):
-      self.objective.update(recipe(value))
+      value = ml_collections.ConfigDict(recipe(value))
+    if key == "objective" and key in self:
+      self[key].update(value)
     else:
       super().__setitem__(key, value)
 
@@ -194,8 +196,6 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """
   made = RunConfig(config)  # not from its values: a setting may refer to another one
   with made.unlocked(), made.ignore_type():
-    if isinstance(made.get("objective"), str):  # a dict from scratch
-      made["objective"] = ml_collections.ConfigDict(recipe(made.objective))
     _check_types(RunSettings, made.to_dict(), "")
     _fill(made, default_config())
   made.lock()

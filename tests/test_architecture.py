@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
   # 0, arithmetic: arrays in, arrays out
   "__init__": 0, "errors": 0, "masks": 0, "logprobs": 0, "sampling": 0, "losses": 0, "advantages": 0,
-  "corrections": 0, "shaping": 0, "inputs": 0,
+  "corrections": 0, "shaping": 0, "inputs": 0, "truncation": 0, "chunked": 0,
   # 1, nouns
   "records": 1, "sharding": 1, "objective": 1, "recipes": 1,
   # 2, the model
