@@ -81,12 +81,20 @@ def _inverse_cdf(weights_BV, uniform_B):
   blocks = -(-V // _BLOCK)
   padded = jnp.pad(weights_BV, ((0, 0), (0, blocks * _BLOCK - V))).reshape(B, blocks, _BLOCK)
   sums = jnp.sum(padded, axis=-1)
-  ends = jnp.cumsum(sums, axis=-1)
+  ends = _running_sums(sums)
   target = uniform_B * ends[:, -1]
   block = _pick(ends, sums, target)
   before = jnp.take_along_axis(ends - sums, block[:, None], axis=-1)[:, 0]
   inside = jnp.take_along_axis(padded, block[:, None, None], axis=1)[:, 0]
-  return block * _BLOCK + _pick(jnp.cumsum(inside, axis=-1), inside, target - before)
+  return block * _BLOCK + _pick(_running_sums(inside), inside, target - before)
+
+
+def _running_sums(x_BN):
+  """Sums up to each entry, as a product with a triangle of ones: on GPUs one kernel where a cumulative sum is several, and
+  one that XLA compiles (jaxlib 0.11.2 fails on a cumulative sum fused with the sum of a single row).
+  """
+  triangle = jnp.triu(jnp.ones((x_BN.shape[-1],) * 2, x_BN.dtype))
+  return jnp.dot(x_BN, triangle, precision=jax.lax.Precision.HIGHEST)
 
 
 def _pick(ends, weights, target):
