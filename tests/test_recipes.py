@@ -13,6 +13,7 @@ import tiny
 
 from jaxreason import objective, policy, update
 from jaxreason.cli import config as configs
+from jaxreason.cli.training import described
 from jaxreason.errors import UserError
 from jaxreason.objective import Objective
 from jaxreason.recipes import RECIPES, recipe
@@ -220,3 +221,9 @@ def test_an_unknown_recipe_is_told():
     configs.apply(default_config(), [("objective", "gsop")])
   with pytest.raises(UserError, match="did you mean 'gspo'"):
     default_config().objective = "gsop"
+
+
+def test_a_run_says_which_recipe_it_is_and_which_models_it_needs():
+  assert described(RECIPES["grpo"]) == "grpo (clipped, group_relative, sequence_mean), with a reference"
+  changed = dataclasses.replace(RECIPES["ppo"], kl_coef=0.1)
+  assert described(changed) == "clipped, gae, token_mean, with a reference and a critic"

@@ -27,6 +27,8 @@ from jaxreason.cli import devices as platforms
 from jaxreason.cli import results, source
 from jaxreason.errors import UserError
 from jaxreason.model import weights
+from jaxreason.objective import Objective
+from jaxreason.recipes import RECIPES
 from jaxreason.report.curve import reward_curve
 from jaxreason.report.display import Display, display
 from jaxreason.settings import RunSettings
@@ -148,10 +150,20 @@ def introduce(run: Run, workdir: Path, show: Display) -> None:
     show.say(f"supervised: {chosen.sft.steps} steps of {chosen.sft.batch} demonstrations")
   if chosen.train.steps:
     show.say(f"reinforcement: {chosen.train.steps} steps of {shape.prompts} prompts x {shape.group} samples")
+    show.say(f"objective: {described(chosen.objective)}")
   bucket = shape.cache_bucket
   caches = math.ceil((shape.max_prompt_tokens + shape.max_new_tokens) / bucket)
   show.say(f"compiling as it goes: supervise, prefill, decode (at most {caches} cache sizes), assemble, update")
   show.say(f"working directory: {workdir}")
+
+
+def described(objective: Objective) -> str:
+  """Which recipe it is, or what it is made of, and which further models it needs."""
+  made_of = f"{objective.surrogate}, {objective.advantage}, {objective.reduction}"
+  recipe = next((name for name, known in RECIPES.items() if known == objective), None)
+  needed = {"reference": objective.needs_reference, "teacher": objective.needs_teacher, "critic": objective.needs_critic}
+  models = [f"a {name}" for name, is_needed in needed.items() if is_needed]
+  return (f"{recipe} ({made_of})" if recipe else made_of) + (f", with {' and '.join(models)}" if models else "")
 
 
 def conclude(found: dict, chosen: RunSettings, workdir: Path, devices: list, show: Display) -> None:

@@ -25,6 +25,7 @@ def test_a_run_says_what_runs_and_what_was_gained(trained):
     r"^data: running_sums, problems: 60 train, 8 validation, 8 test$",
     r"^supervised: 2 steps of 8 demonstrations$",
     r"^reinforcement: 2 steps of 4 prompts x 2 samples$",
+    r"^objective: .*clipped, group_relative, token_mean",
     r"^sft 2/2  loss ",
     r"^train 2/2  .*reward .*pass rate .*tokens/s ",
     r"^completions before reinforcement learning",
