@@ -1,8 +1,11 @@
 """Floor 2: who attends to whom, and the attention itself.
 
-What enters: rotated queries, keys and values, and a mask. What leaves: the attended values. One einsum form for every
-platform; scores and softmax are float32. B sequences, T queries, S keys, N heads = K kv heads x G, H head dim.
+What enters: rotated queries, keys and values, and a mask. What leaves: the attended values. One form for every platform, two
+products a kv head whose rows are its heads' queries; scores and softmax are float32. B sequences, T queries, S keys,
+N heads = K kv heads x G, H head dim.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -67,11 +70,13 @@ def attend(q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_B1TS: j
   Source: Ainslie et al. 2023 (grouped queries), https://arxiv.org/abs/2305.13245.
   """
   B, T, N, H = q_BTNH.shape
-  K = k_BKSH.shape[1]
-  q = q_BTNH.reshape(B, T, K, N // K, H)
-  dtype = q_BTNH.dtype
-  scores = jnp.einsum("btkgh,bksh->bkgts", q, k_BKSH.astype(dtype), preferred_element_type=jnp.float32) * H**-0.5
-  scores = jnp.where(mask_B1TS[:, :, None], scores, MASKED)
-  probabilities = jax.nn.softmax(scores, axis=-1).astype(dtype)
-  attended = jnp.einsum("bkgts,bksh->btkgh", probabilities, v_BKSH.astype(dtype), preferred_element_type=jnp.float32)
-  return attended.reshape(B, T, N, H).astype(dtype)
+  K, dtype = k_BKSH.shape[1], q_BTNH.dtype
+  product = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
+  # Rows times a matrix, the queries first and the keys as they lie: einsum's order would transpose the scores, T x S of them,
+  # and would give one query (decode) other kernels on CPU than many, whose sums differ in their last bits.
+  q_BKRH = jnp.swapaxes(q_BTNH, 1, 2).reshape(B, K, N // K * T, H)
+  scores_BKRS = product(q_BKRH, k_BKSH.astype(dtype), (((3,), (3,)), ((0, 1), (0, 1)))) * H**-0.5
+  scores_BKGTS = jnp.where(mask_B1TS[:, :, None], scores_BKRS.reshape(B, K, N // K, T, -1), MASKED)
+  probabilities = jax.nn.softmax(scores_BKGTS, axis=-1).astype(dtype).reshape(scores_BKRS.shape)
+  attended_BKRH = product(probabilities, v_BKSH.astype(dtype), (((3,), (2,)), ((0, 1), (0, 1)))).astype(dtype)
+  return jnp.swapaxes(attended_BKRH.reshape(B, N, T, H), 1, 2)

@@ -8,7 +8,6 @@ Without a cache the stacked blocks run under `lax.scan`; with one, the layers ru
 arrays. Both call the same `_block`. B sequences, T tokens, D embed, N heads, K kv heads, H head dim, F mlp, V vocab.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -132,7 +131,6 @@ def _run_with_cache(blocks, config, x, positions, valid, cache):
 
 def _block(block: Block, config: ModelConfig, x, positions, attend):
   """One pre-norm block; `attend(q, k, v) -> (attended, kept)` decides where keys and values live."""
-  project = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
   dtype = jnp.dtype(config.compute_dtype)
 
   h = rms_norm(x, block.attention_norm, config.norm_eps)
@@ -141,17 +139,16 @@ def _block(block: Block, config: ModelConfig, x, positions, attend):
     q, k = rms_norm(q, block.query_norm, config.norm_eps), rms_norm(k, block.key_norm, config.norm_eps)
   q, k = (attention.rotate(part, positions, config.rope_theta) for part in (q, k))
   attended, kept = attend(q, k, v)
-  x = x + project("btnh,dnh->btd", attended, block.output.astype(dtype)).astype(dtype)
+  x = x + _project(attended.reshape(*x.shape[:2], -1), block.output.reshape(config.embed, -1), dtype).astype(dtype)
 
   h = rms_norm(x, block.mlp_norm, config.norm_eps)
   if block.gate_up is None:
-    gate = project("btd,fd->btf", h, block.gate.astype(dtype))
-    up = project("btd,fd->btf", h, block.up.astype(dtype))
+    gate, up = _project(h, block.gate, dtype), _project(h, block.up, dtype)
   else:
-    both = project("btd,cfd->btcf", h, block.gate_up.astype(dtype))
-    gate, up = both[:, :, 0], both[:, :, 1]
+    both = _project(h, block.gate_up.reshape(-1, config.embed), dtype).reshape(*h.shape[:2], -1, 2)
+    gate, up = both[..., 0], both[..., 1]
   inner = shard((jax.nn.silu(gate) * up).astype(dtype), ("batch", "length", "mlp"))
-  x = x + project("btf,df->btd", inner, block.down.astype(dtype)).astype(dtype)
+  x = x + _project(inner, block.down, dtype).astype(dtype)
   return shard(x, ("batch", "length", "embed")), kept
 
 
@@ -164,11 +161,22 @@ def _query_key_value(block, config, h, dtype):
   return jnp.split(_project_heads(h, block.query_key_value, bias, dtype), [N, N + K], axis=2)
 
 
-def _project_heads(h, matrix, bias, dtype):
-  out = jnp.einsum("btd,nhd->btnh", h, matrix.astype(dtype), preferred_element_type=jnp.float32)
+def _project_heads(h, matrix_NHD, bias, dtype):
+  N, H, D = matrix_NHD.shape
+  out = _project(h, matrix_NHD.reshape(N * H, D), dtype).reshape(*h.shape[:2], N, H)
   if bias is not None:
     out = out + bias.astype(jnp.float32)[None, None]
   return out.astype(dtype)
+
+
+def _project(x_BTI, matrix_OI, dtype) -> jax.Array:
+  """[B, T, O] in float32.
+
+  Always of two axes: XLA on CPU reads an [out, in] matrix as it lies, but transposes one of more axes at every call, and
+  takes other kernels then for a few rows (decode) than for many. With this one the sums of a row are the same to the bit
+  in both (from two rows on), so that decode departs from the full pass by nothing that thirty layers could amplify.
+  """
+  return jnp.einsum("bti,oi->bto", x_BTI, matrix_OI.astype(dtype), preferred_element_type=jnp.float32)
 
 
 def _heads_first(x_BTKH):

@@ -40,7 +40,7 @@ class Block:
   key_norm: Any = None  # [H]
   # The rollout's copy only, in place of query, key, value and of gate, up: fewer and larger products.
   query_key_value: Any = None  # [N + 2K, H, D]
-  gate_up: Any = None  # [2, F, D]
+  gate_up: Any = None  # [F, 2, D], F first: sharded or not, the two leading axes are one axis of rows
 
 
 @struct.dataclass

@@ -29,7 +29,7 @@ def _fuse(block: Block, cast) -> Block:
     gate=None,
     up=None,
     query_key_value=cast(jnp.concatenate([block.query, block.key, block.value])),
-    gate_up=cast(jnp.stack([block.gate, block.up])),
+    gate_up=cast(jnp.stack([block.gate, block.up], axis=1)),
     output=cast(block.output),
     down=cast(block.down),
   )

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 MODEL = ROOT / ".cache" / "smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 MODELS = ROOT / "tests" / "fixtures" / "models"
 NEW = 64
+COLUMNS = 320  # of the cache and of the full pass: enough for every prompt and its continuation
 
 
 def report(name, value):
@@ -63,7 +64,7 @@ def prompts(tokenizer):
 @pytest.fixture(scope="module")
 def generated(ours, prompts):
   """Our greedy continuations by prefill and decode, all prompts in one padded batch, and the hidden state behind each
-  token: [8, NEW], [8, NEW, D]."""
+  token: [8, NEW], [8, NEW, D]. The cache is laid out as the rollout's: decode writes over the prompts' padding."""
   params, config = ours
   lengths = np.array([len(ids) for ids in prompts])
   tokens, segments = padded(prompts)
@@ -75,9 +76,10 @@ def generated(ours, prompts):
     hidden = output.hidden[jnp.arange(tokens.shape[0]), last]
     return hidden, decoder.unembed(params, config, hidden).argmax(-1), output.cache
 
-  cache = caches.empty(config, len(prompts), T + NEW)
+  cache = caches.empty(config, len(prompts), COLUMNS)
   positions = np.broadcast_to(np.arange(T), tokens.shape)
   hidden, chosen, cache = step(params, cache, tokens, positions, segments, lengths - 1)
+  cache = cache.replace(used=jnp.asarray(lengths, jnp.int32))
   states, rows = [np.asarray(hidden)], [np.asarray(chosen)]
   for i in range(NEW - 1):
     one = np.ones((len(prompts), 1), np.int32)
@@ -105,7 +107,7 @@ def compiled(config):
 
 def our_hidden(params, config, ids):
   """[T, D] of one sequence by the full forward pass."""
-  tokens, _ = padded([ids, [0] * 320])  # one shape, one compilation; the causal mask hides what follows
+  tokens, _ = padded([ids, [0] * COLUMNS])  # one shape, one compilation; the causal mask hides what follows
   return compiled(config)[0](params, tokens[:1], np.arange(tokens.shape[1])[None])[: len(ids)]
 
 
@@ -175,8 +177,9 @@ def test_greedy_continuations_are_identical(prompts, generated, reference, token
 def test_prefill_and_decode_equal_the_full_forward_pass(torch, ours, theirs, prompts, generated, reference):
   """Logits of 8 x 64 decode steps, 25 million numbers of up to 42, against one pass over the whole text.
 
-  In float32 this is at the edge of what rounding allows: torch's own two ways differ by about 1e-4 in the worst place.
-  So 1e-4 has to hold for all but one in a hundred thousand, and twice that for all.
+  Thirty layers grow any difference, were it one last bit in the first of them, to float32's distance from float64, which is
+  1e-4 in the worst place and what torch's own two ways differ by. So this holds with room to spare only while a row's sums
+  are the same to the bit in both ways: see `decoder._project` and `attention.attend`.
   """
   params, config = ours
   differences, its_own = [], []
@@ -193,8 +196,7 @@ def test_prefill_and_decode_equal_the_full_forward_pass(torch, ours, theirs, pro
     f"root mean square {np.sqrt(np.mean(differences**2)):.2e}, share above 1e-4 {np.mean(differences > 1e-4):.1e}; "
     f"largest in torch's own {max(its_own):.2e}",
   )
-  assert np.mean(differences > 1e-4) < 1e-5
-  assert differences.max() < 2e-4
+  assert differences.max() <= 1e-4
 
 
 @pytest.mark.parametrize("name", ("smollm2", "llama", "qwen2", "qwen3"))

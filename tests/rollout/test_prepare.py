@@ -19,7 +19,7 @@ def test_blocks_are_separate_and_hold_the_same_numbers():
   for index, block in enumerate(made.blocks):
     old = decoder.layer(params.blocks, index)
     np.testing.assert_array_equal(block.query_key_value, np.concatenate([old.query, old.key, old.value]))
-    np.testing.assert_array_equal(block.gate_up, np.stack([old.gate, old.up]))
+    np.testing.assert_array_equal(block.gate_up, np.stack([old.gate, old.up], axis=1))
     assert block.query is block.key is block.value is block.gate is block.up is None
     np.testing.assert_array_equal(block.output, old.output)
     np.testing.assert_array_equal(block.query_bias, old.query_bias)
