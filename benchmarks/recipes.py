@@ -61,7 +61,9 @@ def draw(workdir: Path, names: list[str]) -> Path:
   import matplotlib.pyplot as plt
 
   columns = 7
-  figure, axes = plt.subplots(-(-len(names) // columns), columns, figsize=(14, 6.2), sharex=True, sharey=True, squeeze=False)
+  rows = -(-len(names) // columns)
+  shared = dict(sharex=True, sharey=True, squeeze=False)
+  figure, axes = plt.subplots(rows, columns, figsize=(14, 2.1 * rows), layout="constrained", **shared)
   for place in axes.flat[len(names) :]:
     place.axis("off")
   for place, name in zip(axes.flat, names, strict=False):
@@ -71,7 +73,6 @@ def draw(workdir: Path, names: list[str]) -> Path:
     place.grid(alpha=0.3)
   figure.supxlabel("policy step")
   figure.supylabel("mean reward of the step")
-  figure.tight_layout()
   path = workdir / "curves.png"
   figure.savefig(path, dpi=80)
   return path
