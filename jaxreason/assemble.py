@@ -31,9 +31,9 @@ def assemble(rollouts: Rollouts, *, objective: Objective, width: int) -> Batch:
   prompt_lengths = jnp.repeat(rollouts.prompt_lengths, G)
   written = jnp.arange(width, dtype=jnp.int32)[None] < lengths[:, None]
   advantages = objectives.advantages(objective, rollouts.rewards, rollouts.judged, written.reshape(P, G, width))
-  trained = objectives.trained_on(objective, rollouts.rewards, rollouts.judged)
-  mask = written & trained.reshape(B, 1)
-  prompt_tokens = jnp.sum(mask.reshape(P, G * width), axis=1).astype(jnp.float32)
+  counted = objectives.counted(objective, rollouts.rewards, rollouts.judged).reshape(B)
+  mask = written & rollouts.judged.reshape(B, 1)
+  prompt_tokens = jnp.sum((mask & counted[:, None]).reshape(P, G * width), axis=1).astype(jnp.float32)
   return Batch(
     tokens=join(jnp.repeat(rollouts.prompts, G, axis=0), prompt_lengths, completions, lengths),
     prompt_lengths=prompt_lengths,
@@ -41,6 +41,7 @@ def assemble(rollouts: Rollouts, *, objective: Objective, width: int) -> Batch:
     mask=mask,
     behavior_logprobs=logprobs,
     advantages=advantages.reshape(B, width),
+    counted=counted if objective.zero_variance == "drop" else None,
     prompt_tokens=jnp.repeat(prompt_tokens, G),
   )
 

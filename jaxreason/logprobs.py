@@ -119,7 +119,8 @@ def from_hidden(
     top_k: of the sampler, see `log_mass`; also traced.
     top_p: of the sampler, see `log_mass`; also traced.
     min_p: of the sampler, see `log_mass`; also traced.
-    chunk_tokens: static, about how many positions have their logits in memory at once, over all leading axes.
+    chunk_tokens: static, about how many positions have their logits in memory at once, over all leading axes; at least one of
+      each row, so that a batch of more rows than this is better given in parts (micro-batches).
     vocab_axis: the mesh axis over which `shard_map` has cut V, if any.
 
   Returns:

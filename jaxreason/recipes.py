@@ -45,6 +45,7 @@ RECIPES = {
   # paper's KL in the reward is left out, as for verifiable rewards; TRL clips a whole answer's ratio, 1 on own samples.
   "rloo": Objective(surrogate="reinforce", advantage="leave_one_out", reduction="sequence_sum"),
   # REINFORCE++, Hu et al. 2025, https://arxiv.org/abs/2501.03262: PPO's clip, returns whitened over the tokens of the batch.
+  # Its KL in the reward is left out, as for verifiable rewards.
   "reinforce_pp": Objective(advantage="reinforce_plus_plus", reduction="token_mean"),
   # The same paper's variant for several samples a prompt: the group's mean off first; k2 where a KL is asked for.
   "reinforce_pp_baseline": Objective(advantage="reinforce_plus_plus_baseline", kl="k2", reduction="token_mean"),

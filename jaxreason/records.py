@@ -48,7 +48,8 @@ class Batch:
   mask: Any  # [B, T] bool, the completion tokens that are trained on
   behavior_logprobs: Any  # [B, T] float32, nats; zeros in supervised batches
   advantages: Any  # [B, T] float32
-  prompt_tokens: Any = None  # [B] float32, trained tokens in all answers to the sample's prompt; of rollouts
+  counted: Any = None  # [B] bool, the samples that the loss and its denominator count; None: all
+  prompt_tokens: Any = None  # [B] float32, counted tokens in all answers to the sample's prompt; of rollouts
   reference_logprobs: Any = None  # [B, T] float32, nats, when the objective has a KL term
   teacher_logprobs: Any = None  # [B, T] float32, nats, when the objective distils
   values: Any = None  # [B, T] float32, the critic's, before each token; when there is a critic

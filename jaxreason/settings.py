@@ -169,6 +169,8 @@ class RunConfig(ml_collections.ConfigDict):
   def __setitem__(self, key, value):
     if key == "objective" and isinstance(value, str):
       value = ml_collections.ConfigDict(recipe(value))
+    if key == "objective" and not isinstance(value, dict | ml_collections.ConfigDict):
+      raise UserError(f"config.objective expected the name of a recipe, or a section, got {value!r}")
     if key == "objective" and key in self:
       self[key].update(value)
     else:

@@ -265,3 +265,9 @@ def test_equal_returns_have_no_token_advantage():
   probabilities = GENERATOR.random((1, 3, 4)).astype(np.float32) * 0.5 + 0.1
   got = advantages.optimal_token_baseline(rewards, np.log(probabilities), probabilities, jnp.ones((1, 3, 4), bool))
   assert not np.asarray(got).any()
+
+
+@pytest.mark.parametrize("method", [advantages.lite_ppo, advantages.group_relative, advantages.leave_one_out, advantages.gpg])
+def test_nan_is_no_verdict(method):
+  rewards = jnp.array([[1.0, jnp.nan, 0.0, 1.0], [0.0, 1.0, 0.0, 1.0]])
+  np.testing.assert_array_equal(method(rewards), method(jnp.nan_to_num(rewards), ~jnp.isnan(rewards)))

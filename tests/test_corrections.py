@@ -178,3 +178,13 @@ def test_bad_input_is_told(name):
 def test_an_unknown_level_is_told():
   with pytest.raises(ValueError, match="expected level 'token', 'sequence' or 'geometric', got 'tokens'"):
     corrections.truncated_importance_weights(LOGPROBS, SAMPLER, MASK, level="tokens")
+
+
+def test_k1_of_a_sequence_adds_what_each_token_is_held_to():
+  """Log ratios of 30 and -20: held to 20, they are even, and the sequence is kept (as in verl)."""
+  logprobs = np.array([[30.0, -20.0, 0.0, 0.0]], np.float32)
+  for aggregate in ("sum", "mean"):
+    kept = corrections.rejection_mask(
+      logprobs, np.zeros_like(logprobs), np.ones((1, 4), bool), estimator="k1", aggregate=aggregate, upper=0.7
+    )
+    assert kept.all()

@@ -98,3 +98,18 @@ def test_dual_clip_and_max_ratio_bound_the_loss_of_bad_tokens_alone():
     np.testing.assert_allclose(loss(new), [4.0, plain[1], plain[2]], rtol=1e-6)
     assert not np.asarray(jax.grad(lambda x: loss(x).sum())(new)).any()  # noqa: B023
   assert jax.grad(lambda x: losses.clipped_surrogate(x, old, advantages).sum())(new)[0] == pytest.approx(np.exp(3), rel=1e-5)
+
+
+def test_a_student_far_off_still_learns_from_a_distribution():
+  """Forward KL has the gradient π - q, however many nats the student is off."""
+  teacher = jnp.log(jnp.array([0.5, 0.5]))
+  loss = lambda gap: losses.distill(jax.nn.log_softmax(jnp.array([gap, 0.0])), teacher, form="forward")
+  for gap in (1.0, 19.0, 30.0, 80.0):
+    assert jax.grad(loss)(gap) == pytest.approx(float(jax.nn.sigmoid(gap)) - 0.5, abs=1e-6)
+
+
+@pytest.mark.parametrize(("alpha", "same"), [(1.0, "reverse_kl"), (0.0, "forward_kl")])
+def test_the_limits_of_the_alpha_divergence_are_the_kls(alpha, same):
+  pairs = [jnp.array([value]) for value in (-1.0, -2.0, -1.5, -1.2)]
+  got = losses.dpo(*pairs, divergence="alpha", alpha=alpha)
+  np.testing.assert_allclose(got, losses.dpo(*pairs, divergence=same), rtol=1e-6)

@@ -44,10 +44,11 @@ def judged(chosen, batch):
   found = objective.advantages(chosen, rewards, known, written)
   assert found.shape == (P, G, T)
   assert not np.asarray(found[1, 2]).any()
-  mask = written & objective.trained_on(chosen, rewards, known)[..., None]
-  prompt_tokens = np.repeat(np.asarray(mask.sum((1, 2))), G).astype(np.float32)
+  mask, counted = written & known[..., None], objective.counted(chosen, rewards, known)
+  prompt_tokens = np.repeat(np.asarray((mask & counted[..., None]).sum((1, 2))), G).astype(np.float32)
   flat = lambda array: np.asarray(array).reshape(P * G, T)
-  return batch.replace(advantages=flat(found), mask=flat(mask), prompt_tokens=prompt_tokens), rewards
+  made = batch.replace(advantages=flat(found), mask=flat(mask), prompt_tokens=prompt_tokens)
+  return made.replace(counted=np.asarray(counted).reshape(P * G) if chosen.zero_variance == "drop" else None), rewards
 
 
 def started(chosen):
@@ -171,7 +172,7 @@ def test_decoupled_ppo_weighs_stale_tokens_back_to_the_sampler(batch):
 def test_a_recipe_of_prompts_leaves_those_of_one_reward_out():
   chosen = RECIPES["scalerl"]
   rewards, known = jnp.asarray([[1.0, 1.0, 1.0], [0.0, 1.0, 1.0], [0.0, 1.0, 0.0]]), jnp.ones((3, 3), bool).at[2, 1].set(False)
-  kept = objective.trained_on(chosen, rewards, known)
+  kept = objective.counted(chosen, rewards, known)
   np.testing.assert_array_equal(kept, [[False] * 3, [True] * 3, [False] * 3])
   found = objective.advantages(chosen, rewards, known, jnp.ones((3, 3, 2), bool))[..., 0]
   centred = np.array([0, 0, 0, -2 / 3, 1 / 3, 1 / 3, 0, 0])
@@ -192,7 +193,7 @@ def test_m2po_leaves_out_only_what_leads_further_from_the_sampler():
 
 
 def test_a_recipe_is_set_by_its_name_and_single_fields_follow():
-  config = configs.apply(default_config(), [("objective", "dapo"), ("objective.clip_high", "0.3")])
+  config = configs.apply(default_config(), [("objective.clip_high", "0.3"), ("objective", "dapo")])  # in whatever order
   chosen = freeze(config).objective
   assert (chosen.clip_high, chosen.reduction, chosen.kl_coef) == (0.3, "token_mean", 0.0)
 
@@ -221,6 +222,8 @@ def test_an_unknown_recipe_is_told():
     configs.apply(default_config(), [("objective", "gsop")])
   with pytest.raises(UserError, match="did you mean 'gspo'"):
     default_config().objective = "gsop"
+  with pytest.raises(UserError, match=r"config.objective expected the name of a recipe, or a section, got 3"):
+    default_config().objective = 3
 
 
 def test_a_run_says_which_recipe_it_is_and_which_models_it_needs():

@@ -11,7 +11,7 @@ from jaxreason.inputs import flags, floats, shaped
 
 
 def group_inputs(function: str, rewards: jax.Array, valid: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-  """Rewards [..., P, G] and their validity, checked; rewards are 0 where they are not valid.
+  """Rewards [..., P, G] and their validity, checked; rewards are 0 where they are not valid. NaN is no verdict, as in TRL.
 
   Returns:
     (rewards, valid): in float32, or in float64 where that came; bool.
@@ -23,6 +23,7 @@ def group_inputs(function: str, rewards: jax.Array, valid: jax.Array | None) -> 
   if rewards.ndim < 2 or not rewards.shape[-1]:
     raise ValueError(f"{function} expected rewards [..., P, G] with G >= 1, got shape {rewards.shape}; reshape them by group")
   (valid,) = flags(function, rewards.shape, valid=jnp.ones(rewards.shape, bool) if valid is None else valid)
+  valid = valid & ~jnp.isnan(rewards)
   return jnp.where(valid, rewards, 0), valid
 
 

@@ -95,13 +95,13 @@ def read(path: Path) -> ml_collections.ConfigDict:
 
 
 def apply(config: ml_collections.ConfigDict, overrides: Overrides) -> ml_collections.ConfigDict:
-  """The config with overrides in it, in their order.
+  """The config with overrides in it, in their order; a recipe before all others, so that single fields override it.
 
   Raises:
     UserError: an unknown name, a section in place of a setting, or text that the setting's type does not read.
   """
-  for name, text in overrides:
-    if name == "objective":  # a recipe by its name; single fields may follow
+  for name, text in sorted(overrides, key=lambda override: override[0] != "objective"):
+    if name == "objective":  # a recipe by its name
       config.objective.update(recipe(text))
       continue
     present = settings.flat(config.to_dict())

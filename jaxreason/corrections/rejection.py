@@ -33,11 +33,12 @@ def rejection_mask(
     mask: [..., T] bool or 0/1.
     upper: nats. verl's presets: k3 0.01; k1 by its mean log 1.001.
     lower: nats. None: no bound for k2 and k3, which are never negative, and -upper for k1. Bounds that are ratios (verl's
-      "0.999_1.001" for k1, AReaL's `ratio`) come as their logarithms; AReaL's k1 has the other sign.
+      "0.999_1.001" for k1, AReaL's `ratio`) come as their logarithms; AReaL's k1
+      has the other sign, and its k3 is e^k1 - 1 - k1 of that: swap the two log-probs for it.
     estimator: "k1", "k2" or "k3".
     level: "token", or "sequence", where a sequence is kept or rejected as a whole by its `aggregate`.
     aggregate: "mean", "sum" or "max" over the sequence's tokens.
-    log_ratio_cap: each log ratio, and a sum of them, is held to ±this (verl 20); None: no cap.
+    log_ratio_cap: each token's log ratio is held to ±this (verl 20); None: no cap.
 
   Returns:
     [..., T] bool: the mask, less what is rejected.
@@ -60,7 +61,7 @@ def rejection_mask(
   elif level == "sequence":
     divergence = jnp.sum(jnp.where(mask, divergence, 0), axis=-1, keepdims=True)
   if estimator == "k1":
-    lower, divergence = -upper if lower is None else lower, capped(divergence, log_ratio_cap)
+    lower = -upper if lower is None else lower
   inside = divergence <= upper
   return mask & (inside if lower is None else inside & (divergence >= lower))
 
@@ -153,8 +154,8 @@ def m2po_mask(
 
 
 def _estimate(log_ratio, estimator, cap):
-  """The estimate of each token, from log π/q. k1 is capped once it is summed."""
+  """The estimate of each token, from log π/q."""
+  log_ratio = capped(log_ratio, cap)
   if estimator == "k1":
     return -log_ratio
-  log_ratio = capped(log_ratio, cap)
   return jnp.square(log_ratio) / 2 if estimator == "k2" else jnp.expm1(log_ratio) - log_ratio

@@ -34,7 +34,8 @@ def distill(
     teacher_logprobs: the teacher's, of the same shape.
     form: "k1", "reverse" or "forward".
     behavior_logprobs: [..., T] float, log μ, for "k1"; None: μ is the student itself.
-    log_ratio_cap: nats, of every log ratio above; or None.
+    log_ratio_cap: nats, of the log ratios of "k1"; or None. The other forms exponentiate no ratio and need none: a cap would
+      leave a student without gradient where it is farthest off.
 
   Returns:
     [..., T] float32 for "k1", [...] for the others. AReaL has both the "k1" here (without an RL loss beside it) and, beside
@@ -48,15 +49,15 @@ def distill(
   logprobs, teacher_logprobs = log_probabilities("distill", logprobs=logprobs, teacher_logprobs=teacher_logprobs)
   teacher_logprobs = jax.lax.stop_gradient(teacher_logprobs)
   if form == "reverse":
-    return _divergence(logprobs, teacher_logprobs, log_ratio_cap)
+    return _divergence(logprobs, teacher_logprobs)
   if form == "forward":
-    return _divergence(teacher_logprobs, logprobs, log_ratio_cap)
+    return _divergence(teacher_logprobs, logprobs)
   behavior_logprobs = logprobs if behavior_logprobs is None else behavior_logprobs
   _, behavior_logprobs = log_probabilities("distill", logprobs=logprobs, behavior_logprobs=behavior_logprobs)
   ratio = jnp.exp(bounded(logprobs - jax.lax.stop_gradient(behavior_logprobs), log_ratio_cap))
   return ratio * jax.lax.stop_gradient(bounded(logprobs - teacher_logprobs, log_ratio_cap))
 
 
-def _divergence(log_p, log_q, cap):
+def _divergence(log_p, log_q):
   """Σ p (log p - log q) over the last axis; tokens of probability 0 add nothing, because their log p is finite here."""
-  return jnp.sum(jnp.exp(log_p) * bounded(log_p - log_q, cap), axis=-1)
+  return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)

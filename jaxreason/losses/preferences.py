@@ -32,7 +32,7 @@ def dpo(
     robust    (-(1 - ε) log σ(βΔ) + ε log σ(-βΔ)) / (1 - 2ε)    ipo  (Δ - 1/(2β))²
     apo_zero  1 - σ(β h_chosen) + σ(β h_rejected)
 
-    f(u)      log u (reverse_kl),  1 - 1/u (forward_kl),  log(2u/(1 + u)) (js),  (1 - u^-α)/α (alpha)
+    f(u)      log u (reverse_kl),  1 - 1/u (forward_kl),  log(2u/(1 + u)) (js),  (u^(α-1) - 1)/(α-1) (alpha)
 
   Args:
     chosen_logprobs: [...] float, nats, log π(y|x) of the chosen answers. Gradients flow to this and the next only. For
@@ -44,7 +44,7 @@ def dpo(
     form: a key of the table.
     label_smoothing: ε in [0, 0.5), the share of flipped labels, for "sigmoid" (cDPO) and "robust".
     divergence: a key of the table of f.
-    alpha: α > 0 of "alpha" (TRL: 0.5).
+    alpha: α of "alpha", as in TRL (0.5 there): 1 is reverse_kl and 0 is forward_kl.
     log_ratio_cap: nats, of log(π/π_ref) where f takes its exponential (forward_kl, alpha); or None (TRL: none).
 
   Returns:
@@ -106,5 +106,7 @@ DIVERGENCES = {
   "reverse_kl": lambda log_ratio, alpha, cap: log_ratio,
   "forward_kl": lambda log_ratio, alpha, cap: -jnp.expm1(-bounded(log_ratio, cap)),
   "js": lambda log_ratio, alpha, cap: math.log(2) - jax.nn.softplus(-log_ratio),
-  "alpha": lambda log_ratio, alpha, cap: -jnp.expm1(-alpha * bounded(log_ratio, cap)) / alpha,
+  "alpha": lambda log_ratio, alpha, cap: (
+    log_ratio if alpha == 1 else jnp.expm1((alpha - 1) * bounded(log_ratio, cap)) / (alpha - 1)
+  ),
 }

@@ -44,6 +44,8 @@ def sequence_surrogate(
   *,
   clip_low: float = 3e-4,
   clip_high: float = 4e-4,
+  dual_clip: float | None = None,
+  max_ratio: float | None = None,
   log_ratio_cap: float | None = 20.0,
 ) -> jax.Array:
   """GSPO: PPO's clipped surrogate of the answer's ratio, one value per answer.
@@ -57,6 +59,8 @@ def sequence_surrogate(
     mask: [..., T] bool or 0/1.
     clip_low: ε_low (paper: 3e-4; TRL and verl leave PPO's 0.2 as default, AReaL's recipe says 0.4).
     clip_high: ε_high (paper: 4e-4).
+    dual_clip: c of `clipped_surrogate` (AReaL's `c_clip`), or None.
+    max_ratio: δ of `clipped_surrogate` (TRL's `delta`), or None.
     log_ratio_cap: nats, of the mean; or None.
 
   Returns:
@@ -64,7 +68,8 @@ def sequence_surrogate(
 
   Source: Zheng et al. 2025, eq. 5, https://arxiv.org/abs/2507.18071.
   """
-  return _surrogate("sequence_surrogate", logprobs, behavior_logprobs, advantages, mask, clip_low, clip_high, log_ratio_cap)
+  bounds = dict(clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip, max_ratio=max_ratio)
+  return _surrogate("sequence_surrogate", logprobs, behavior_logprobs, advantages, mask, log_ratio_cap, **bounds)
 
 
 def gspo_token(
@@ -75,6 +80,8 @@ def gspo_token(
   *,
   clip_low: float = 3e-4,
   clip_high: float = 4e-4,
+  dual_clip: float | None = None,
+  max_ratio: float | None = None,
   log_ratio_cap: float | None = 20.0,
 ) -> jax.Array:
   """GSPO-token: the answer's ratio as a value, each token's own gradient; for advantages that differ within an answer.
@@ -88,6 +95,8 @@ def gspo_token(
     mask: [..., T] bool or 0/1.
     clip_low: ε_low (paper: 3e-4; verl: 0.2).
     clip_high: ε_high (paper: 4e-4; verl: 0.2).
+    dual_clip: c of `clipped_surrogate` (AReaL's `c_clip`), or None.
+    max_ratio: δ of `clipped_surrogate` (TRL's `delta`), or None.
     log_ratio_cap: nats, of log sₜ (verl: at most 10); or None.
 
   Returns:
@@ -100,7 +109,8 @@ def gspo_token(
   mean = jax.lax.stop_gradient(row_mean(logprobs - behavior_logprobs, mask))
   own = logprobs - jax.lax.stop_gradient(logprobs)  # 0, with the token's gradient
   ratio = jnp.exp(bounded(own + mean[..., None], log_ratio_cap))
-  return clip(ratio, tokenwise("gspo_token", advantages, mask), clip_low=clip_low, clip_high=clip_high)
+  bounds = dict(clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip, max_ratio=max_ratio)
+  return clip(ratio, tokenwise("gspo_token", advantages, mask), **bounds)
 
 
 def luspo(
@@ -111,6 +121,8 @@ def luspo(
   *,
   clip_low: float = 2e-3,
   clip_high: float = 2.5e-3,
+  dual_clip: float | None = None,
+  max_ratio: float | None = None,
   log_ratio_cap: float | None = 20.0,
 ) -> jax.Array:
   """LUSPO: GSPO's loss times the answer's length, so that a long answer's tokens weigh as much as a short one's.
@@ -124,6 +136,8 @@ def luspo(
     mask: [..., T] bool or 0/1.
     clip_low: ε_low (paper: 2e-3; TRL: 0.2).
     clip_high: ε_high (paper: 2.5e-3; TRL: 0.2).
+    dual_clip: c of `clipped_surrogate` (AReaL's `c_clip`), or None.
+    max_ratio: δ of `clipped_surrogate` (TRL's `delta`), or None.
     log_ratio_cap: nats, of the mean; or None.
 
   Returns:
@@ -132,7 +146,8 @@ def luspo(
 
   Source: Liu et al. 2026, https://arxiv.org/abs/2602.05261.
   """
-  loss = _surrogate("luspo", logprobs, behavior_logprobs, advantages, mask, clip_low, clip_high, log_ratio_cap)
+  bounds = dict(clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip, max_ratio=max_ratio)
+  loss = _surrogate("luspo", logprobs, behavior_logprobs, advantages, mask, log_ratio_cap, **bounds)
   return loss * jnp.sum(jnp.asarray(mask).astype(bool), axis=-1).astype(loss.dtype)
 
 
@@ -243,8 +258,8 @@ def _mean_ratio(logprobs, behavior_logprobs, mask, cap):
   return jnp.exp(bounded(row_mean(logprobs - behavior_logprobs, mask), cap))
 
 
-def _surrogate(function, logprobs, behavior_logprobs, advantages, mask, clip_low, clip_high, cap):
+def _surrogate(function, logprobs, behavior_logprobs, advantages, mask, cap, **bounds):
   """The clipped surrogate of the mean ratio, [...]."""
   logprobs, behavior_logprobs, mask = answer_inputs(function, logprobs, behavior_logprobs, mask)
   advantages = row_mean(tokenwise(function, advantages, mask), mask)
-  return clip(_mean_ratio(logprobs, behavior_logprobs, mask, cap), advantages, clip_low=clip_low, clip_high=clip_high)
+  return clip(_mean_ratio(logprobs, behavior_logprobs, mask, cap), advantages, **bounds)

@@ -7,7 +7,7 @@ micro-batch, `diagnostics` once more over the whole. `jaxreason.recipes` has the
 """
 
 from jaxreason.objective.choice import choose
-from jaxreason.objective.credit import advantages, critic_advantages, trained_on
+from jaxreason.objective.credit import advantages, counted, critic_advantages
 from jaxreason.objective.fields import SFT, Objective
 from jaxreason.objective.loss import reduce, token_losses
 from jaxreason.objective.panel import critic_diagnostics, diagnostics
@@ -17,10 +17,10 @@ __all__ = [
   "Objective",
   "advantages",
   "choose",
+  "counted",
   "critic_advantages",
   "critic_diagnostics",
   "diagnostics",
   "reduce",
   "token_losses",
-  "trained_on",
 ]

@@ -62,7 +62,7 @@ def advantages(objective, rewards, judged, mask):
   return jnp.broadcast_to(found.reshape(*found.shape[:2], -1), mask.shape)
 
 
-def trained_on(objective, rewards, judged):
+def counted(objective, rewards, judged):
   """[P, G] bool: the judged samples, less those of prompts that teach nothing where the objective drops them."""
   if objective.zero_variance == "keep":
     return judged

@@ -68,7 +68,7 @@ class Objective:
     gamma: γ of "gae" and "reinforce_plus_plus", discount a token.
     lam: λ of "gae".
     value_clip: of the critic's loss, in units of reward; 0 for none.
-    zero_variance: "keep", or "drop": prompts whose answers all got the same reward leave the denominators too.
+    zero_variance: "keep", or "drop": prompts whose answers all got the same reward leave the loss and its denominator.
     reduction: one of `loss.REDUCTIONS`.
     norm_length: tokens that "constant_norm" divides each sequence's sum by. 0: `build` puts the completion budget here;
       without it the batch's own width counts, which changes from batch to batch.
@@ -109,7 +109,7 @@ class Objective:
       value = getattr(self, name)
       if value not in valid:
         raise UserError(f"objective.{name} expected one of {', '.join(valid)}, got {value!r}{nearest(value, valid)}")
-    if not (0 <= self.clip_low < 1 and self.clip_high >= 0):
+    if not (self.clip_low >= 0 and self.clip_high >= 0) or (self.clip_low >= 1 and self.surrogate != "gmpo"):
       raise UserError(f"objective.clip_low expected in [0, 1) and clip_high >= 0, got {self.clip_low} and {self.clip_high}")
     for name in _NOT_NEGATIVE:
       if not getattr(self, name) >= 0:

@@ -167,5 +167,7 @@ def weights(objective, logprobs, batch: Batch):
 
 
 def reduce(objective, values, batch: Batch):
-  """(sum, denominator) of [B, T] values; the denominator depends on the mask, and prompt_tokens, alone."""
+  """(sum, denominator) of [B, T] values; the denominator depends on the mask, counted and prompt_tokens alone."""
+  if batch.counted is not None:
+    batch = batch.replace(mask=batch.mask & batch.counted[:, None])
   return REDUCTIONS[objective.reduction](objective, values, batch)
