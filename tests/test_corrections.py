@@ -188,3 +188,11 @@ def test_k1_of_a_sequence_adds_what_each_token_is_held_to():
       logprobs, np.zeros_like(logprobs), np.ones((1, 4), bool), estimator="k1", aggregate=aggregate, upper=0.7
     )
     assert kept.all()
+
+
+def test_diagnostics_of_several_batches_are_those_of_each():
+  several = corrections.diagnostics(*(np.stack([array, array[::-1]]) for array in (LOGPROBS, SAMPLER, MASK)))
+  single = corrections.diagnostics(LOGPROBS[::-1], SAMPLER[::-1], MASK[::-1])
+  for name, value in several.items():
+    assert value.shape == (2,)
+    assert value[1] == pytest.approx(float(single[name]), rel=1e-6)

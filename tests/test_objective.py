@@ -128,3 +128,14 @@ def test_an_objective_is_a_static_argument():
   assert hash(Objective()) == hash(Objective())
   assert Objective() == Objective()
   assert Objective(clip_high=0.3) != Objective()
+
+
+def test_what_falls_out_of_a_trust_region_is_told():
+  """GMPO's bounds are nats; of DPPO, tokens whose probability moved by more than δ the way their advantage points."""
+  batch, _, entropy = example()
+  batch = batch.replace(mask=jnp.ones_like(batch.mask), advantages=jnp.ones_like(batch.advantages))
+  batch = batch.replace(behavior_logprobs=jnp.full(batch.mask.shape, jnp.log(0.5)))
+  logprobs = jnp.log(jnp.where(jnp.arange(5) < 2, 0.8, 0.55))[None] * jnp.ones((4, 1))
+  for chosen in (Objective(surrogate="gmpo", clip_high=0.4), Objective(surrogate="dppo_tv", clip_high=0.15, max_ratio=20.0)):
+    numbers = objective.diagnostics(chosen, logprobs, entropy, batch)
+    assert numbers["clip_ratio/region_mean"] == pytest.approx(0.4)

@@ -4,6 +4,8 @@ What enters: log-probs of the same tokens under both, and a mask. What leaves: s
 are of the ratios before any truncation: after it they cannot show what went wrong.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -52,9 +54,9 @@ def diagnostics(
   """The panel of one batch.
 
   Args:
-    logprobs: [B, T] float, log π of the taken tokens under the trainer, nats.
-    sampler_logprobs: [B, T] float, log q of them under the sampler, nats.
-    mask: [B, T] bool or 0/1.
+    logprobs: [..., B, T] float, log π of the taken tokens under the trainer, nats.
+    sampler_logprobs: [..., B, T] float, log q of them under the sampler, nats.
+    mask: [..., B, T] bool or 0/1.
     level: of the ratios and fractions: "token", "sequence" or "geometric", as the correction's.
     lower: the correction's bounds; None: none.
     upper: the same.
@@ -62,7 +64,7 @@ def diagnostics(
       and perplexities); None: no cap.
 
   Returns:
-    float32 scalars (float64 for float64), 0 under an empty mask, without gradient:
+    [...] float32 (float64 for float64), scalars of [B, T], 0 under an empty mask, without gradient:
       ratio_mean, ratio_min, ratio_max: of ρ = π/q before truncation, over the unmasked tokens.
       clip_low, clip_high: the share of unmasked tokens whose ρ is below `lower` or above `upper`.
       effective_sample_size: of the ratios, as a share of the tokens.
@@ -75,13 +77,15 @@ def diagnostics(
       token enters none of these (verl counts it as one of perplexity 1).
 
   Raises:
-    ValueError: an unknown level, integer log-probs, or shapes that do not match or are not [B, T].
+    ValueError: an unknown level, integer log-probs, or shapes that do not match or have one axis only.
 
   Source: names and choices follow verl's `rollout_corr` metrics, TRL's `sampling` metrics and prime-rl's mismatch KL.
   """
   log_ratio, mask = log_ratios("diagnostics", logprobs, sampler_logprobs, mask)
-  if mask.ndim != 2:
-    raise ValueError(f"diagnostics expected logprobs [B, T], got shape {mask.shape}; reshape them, or use vmap")
+  with_axes("diagnostics", "[..., B, T]", logprobs=mask)
+  if mask.ndim > 2:
+    one = functools.partial(diagnostics, level=level, lower=lower, upper=upper, log_ratio_cap=log_ratio_cap)
+    return jax.vmap(one)(jnp.asarray(logprobs), jnp.asarray(sampler_logprobs), mask)
   ratio = jnp.exp(leveled("diagnostics", log_ratio, mask, level=level, log_ratio_cap=log_ratio_cap))
   token = capped(log_ratio, log_ratio_cap)
   some = mask.any()

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreason import corrections, losses, masks
-from jaxreason.objective.loss import KLS, PROXIMALS, weights
+from jaxreason.objective.loss import KLS, PROXIMALS, SURROGATES, weights
 from jaxreason.records import Batch
 
 
@@ -77,6 +77,14 @@ def _clipped(objective, logprobs, batch: Batch) -> dict:
   if objective.surrogate == "cispo":
     capped = (logprobs - anchor > jnp.log(objective.max_ratio)) & (batch.advantages > 0)
     return {"cispo_clip_ratio": capped.astype(jnp.float32)}
+  if objective.surrogate == "gmpo":  # its bounds are nats
+    difference = logprobs - anchor
+    low = ((difference < -objective.clip_low) & (batch.advantages < 0)).astype(jnp.float32)
+    high = ((difference > objective.clip_high) & (batch.advantages > 0)).astype(jnp.float32)
+    return {"clip_ratio/low_mean": low, "clip_ratio/high_mean": high, "clip_ratio/region_mean": low + high}
+  if objective.surrogate in ("dppo_tv", "dppo_kl"):  # a token outside the trust region has no loss
+    dropped = (SURROGATES[objective.surrogate](objective, logprobs, anchor, batch) == 0) & (batch.advantages != 0)
+    return {"clip_ratio/region_mean": dropped.astype(jnp.float32)}
   if objective.surrogate in ("gspo", "gspo_token", "luspo"):
     ratio = losses.sequence_ratio(logprobs, anchor, batch.mask)
     logprobs, anchor = jnp.broadcast_to(jnp.log(ratio)[..., None], logprobs.shape), jnp.zeros_like(logprobs)
