@@ -81,11 +81,17 @@ def diagnostics(
 
   Source: names and choices follow verl's `rollout_corr` metrics, TRL's `sampling` metrics and prime-rl's mismatch KL.
   """
+  _, checked = log_ratios("diagnostics", logprobs, sampler_logprobs, mask)
+  with_axes("diagnostics", "[..., B, T]", logprobs=checked)
+  one = functools.partial(_of_batch, level=level, lower=lower, upper=upper, log_ratio_cap=log_ratio_cap)
+  for _ in range(checked.ndim - 2):
+    one = jax.vmap(one)
+  return one(jnp.asarray(logprobs), jnp.asarray(sampler_logprobs), checked)
+
+
+def _of_batch(logprobs, sampler_logprobs, mask, *, level, lower, upper, log_ratio_cap):
+  """The panel of [B, T] log-probs."""
   log_ratio, mask = log_ratios("diagnostics", logprobs, sampler_logprobs, mask)
-  with_axes("diagnostics", "[..., B, T]", logprobs=mask)
-  if mask.ndim > 2:
-    one = functools.partial(diagnostics, level=level, lower=lower, upper=upper, log_ratio_cap=log_ratio_cap)
-    return jax.vmap(one)(jnp.asarray(logprobs), jnp.asarray(sampler_logprobs), mask)
   ratio = jnp.exp(leveled("diagnostics", log_ratio, mask, level=level, log_ratio_cap=log_ratio_cap))
   token = capped(log_ratio, log_ratio_cap)
   some = mask.any()
