@@ -16,6 +16,7 @@ import optax
 
 from jaxreason import assemble as assembly
 from jaxreason import checks, critic, optimizer, packing, sharding, tasks
+from jaxreason import objective as objectives
 from jaxreason import update as updates
 from jaxreason.data import tokenizer as tokenizers
 from jaxreason.data.characters import FILE as CHARACTERS_FILE
@@ -38,7 +39,7 @@ class Programs(NamedTuple):
 
   rollout: RolloutPrograms
   assemble: Callable  # (rollouts, width=) -> Batch
-  reference: Callable  # (params, batch, temperature) -> batch with reference_logprobs
+  reference: Callable  # (params, batch, temperature, rewards, judged) -> batch with reference_logprobs
   teacher: Callable | None  # (params, batch, temperature) -> batch with teacher_logprobs; None without a teacher
   values: Callable  # (critic, batch, rewards) -> batch with values, advantages and returns
   supervise: Callable  # (state, batch, temperature) -> (state, stats), donated
@@ -277,13 +278,18 @@ def compile_programs(settings: RunSettings, config: ModelConfig, mesh, teacher: 
 
   micro_batches = settings.train.micro_batches
   shape = dict(micro_batches=micro_batches, chunk_tokens=chunk_tokens)
+
+  def reference(params, batch, temperature, rewards, judged):
+    batch = updates.with_reference(params, batch, temperature, config=config, **shape)
+    return objectives.penalized(settings.objective, rewards, judged, batch)
+
   values = functools.partial(
     updates.with_values, config=config, objective=settings.objective, micro_batches=micro_batches
   )
   return Programs(
     rollout=_rollout_programs(config),
     assemble=jit(functools.partial(assembly.assemble, objective=settings.objective), static_argnames="width"),
-    reference=jit(functools.partial(updates.with_reference, config=config, **shape)),
+    reference=jit(reference),
     teacher=teacher and jit(functools.partial(updates.with_teacher, config=teacher, **shape)),
     values=jit(values),
     supervise=step("sft", settings.sft.micro_batches),

@@ -5,8 +5,8 @@ how many samples, which learning rate and how stale a rollout may be are setting
 
 The comment of each says where its settings are from, and what others compute under the same name. Of AReaL's examples
 (examples/math, 1.0): all of them normalise advantages over the batch's tokens once more and clip at 0.4, so that its drgrpo,
-rloo and liteppo divide by a deviation that their papers do not have; its reinforce and reinforce_baseline take a KL of 1e-3 off
-the reward, which is left out here; its gspo weighs an answer by its length.
+rloo and liteppo divide by a deviation that their papers do not have; its reinforce_baseline takes the KL off the reward; its
+gspo weighs an answer by its length.
 """
 
 import dataclasses
@@ -41,14 +41,20 @@ RECIPES = {
   "dppo": Objective(
     surrogate="dppo_tv", clip_low=0.15, clip_high=0.15, max_ratio=1e4, advantage_std="none", reduction="constant_norm"
   ),
-  # RLOO, Ahmadian et al. 2024, https://arxiv.org/abs/2402.14740: REINFORCE with the mean of the other samples. The
-  # paper's KL in the reward is left out, as for verifiable rewards; TRL clips a whole answer's ratio, 1 on own samples.
-  "rloo": Objective(surrogate="reinforce", advantage="leave_one_out", reduction="sequence_sum"),
+  # RLOO, Ahmadian et al. 2024, https://arxiv.org/abs/2402.14740: REINFORCE with the mean of the other samples, the KL in the
+  # reward (0.05 is TRL's). TRL also clips a whole answer's ratio, which is 1 on own samples.
+  "rloo": Objective(
+    surrogate="reinforce", advantage="leave_one_out", kl_coef=0.05, kl="k1", kl_in="reward", reduction="sequence_sum"
+  ),
   # REINFORCE++, Hu et al. 2025, https://arxiv.org/abs/2501.03262: PPO's clip, returns whitened over the tokens of the batch.
-  # Its KL in the reward is left out, as for verifiable rewards.
-  "reinforce_pp": Objective(advantage="reinforce_plus_plus", reduction="token_mean"),
-  # The same paper's variant for several samples a prompt: the group's mean off first; k2 where a KL is asked for.
-  "reinforce_pp_baseline": Objective(advantage="reinforce_plus_plus_baseline", kl="k2", reduction="token_mean"),
+  # A KL of 1e-3 in each token's reward, as in AReaL's example.
+  "reinforce_pp": Objective(
+    advantage="reinforce_plus_plus", kl_coef=1e-3, kl="k1", kl_in="reward", reduction="token_mean"
+  ),
+  # The same paper's variant for several samples a prompt: the group's mean off first, and the KL in the loss, by k2.
+  "reinforce_pp_baseline": Objective(
+    advantage="reinforce_plus_plus_baseline", kl_coef=1e-3, kl="k2", reduction="token_mean"
+  ),
   # Lite PPO, Liu et al. 2025, https://arxiv.org/abs/2508.08221: the group's mean, the batch's standard deviation, token mean.
   "lite_ppo": Objective(advantage="lite_ppo", reduction="token_mean"),
   # TOPR, Le Roux et al. 2025, https://arxiv.org/abs/2503.14286: rewards of ±1 without a baseline, wrong answers weighed by
@@ -57,8 +63,8 @@ RECIPES = {
   # MaxRL, Tajwar et al. 2026, https://arxiv.org/abs/2602.02710: divided by the group's mean, which weighs hard prompts up.
   "max_rl": Objective(surrogate="reinforce", advantage="max_rl", reduction="token_mean"),
   # PPO, Schulman et al. 2017, https://arxiv.org/abs/1707.06347, with a critic and generalised advantages, as it is run on
-  # language models: γ = 1, λ = 0.95 and values clipped at 0.2 (TRL, Tunix); verl and AReaL have λ = 1 and 0.5. The KL to the
-  # reference that TRL and AReaL take off the reward is left out, as for verifiable rewards.
+  # language models: γ = 1, λ = 0.95 and values clipped at 0.2 (TRL, Tunix); verl and AReaL have λ = 1 and 0.5. PPO itself knows
+  # no reference; TRL and AReaL take a KL off the reward (kl_in="reward", kl="k1", 0.05 and 0.1), verl does not by default.
   "ppo": Objective(advantage="gae", gamma=1.0, lam=0.95, value_clip=0.2, reduction="token_mean"),
   # M2PO, Zheng et al. 2025, https://arxiv.org/abs/2510.01161: nothing is clipped; the stalest tokens lose their surrogate until
   # the mean squared log ratio of those that lead further out is below 0.04. AReaL counts all tokens, whatever their advantage,

@@ -66,7 +66,8 @@ def train(run: Run, workdir: str | Path, *, show: Display, watch: Watch | None =
           numbers = collected.numbers
           batch = programs.assemble(collected.rollouts, width=collected.width).replace(layout=collected.layout)
           if reference is not None:
-            batch = programs.reference(reference, batch, settings.rollout.temperature)
+            judged = collected.rollouts.rewards, collected.rollouts.judged
+            batch = programs.reference(reference, batch, settings.rollout.temperature, *judged)
           if teacher is not None:
             batch = programs.teacher(teacher, batch, settings.rollout.temperature)
           if state.critic is not None:

@@ -131,6 +131,17 @@ def test_a_run_with_a_critic_goes_on_bit_for_bit(tmp_path):
   assert metrics.deterministic(trained(chosen, tmp_path / "cut")) == whole
 
 
+def test_a_run_with_the_divergence_in_its_reward(tmp_path):
+  changes = dict(objective__kl="k1", objective__kl_in="reward", objective__advantage="reinforce_plus_plus")
+  run = build(small(**changes, objective__kl_coef=0.1), devices=jax.devices()[:1])
+  seen = []
+  with display({}, quiet=True) as show:
+    train(run, tmp_path, show=show, watch=lambda step, phase, state, batch, stats: seen.append(batch) if step > 5 else None)
+  for batch in seen:  # the policy has moved from the reference, and advantages differ from token to token of an answer
+    assert np.ptp(np.where(batch.mask, batch.advantages, np.nan)[batch.mask.sum(-1) > 2][0][:2]) > 0
+  assert seen and np.isfinite(numbers(metrics.read(tmp_path), "kl")).all()
+
+
 def test_a_critic_is_held_in_parts_and_tells_the_same_story(tmp_path):
   parts = [small(objective__advantage="gae", mesh__data=data, mesh__fsdp=fsdp) for data, fsdp in ((1, 1), (2, 2))]
   one, four = (

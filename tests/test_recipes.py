@@ -11,7 +11,7 @@ import optax
 import pytest
 import tiny
 
-from jaxreason import objective, policy, update
+from jaxreason import advantages, objective, policy, update
 from jaxreason.cli import config as configs
 from jaxreason.cli.training import described
 from jaxreason.errors import UserError
@@ -167,6 +167,42 @@ def test_decoupled_ppo_weighs_stale_tokens_back_to_the_sampler(batch):
   expected = jnp.where(old.mask & (ratio <= 5), -ratio * old.advantages, 0) / old.mask.sum()
   assert (ratio > 5).any()
   np.testing.assert_allclose(jax.grad(loss)(logprobs), expected, atol=1e-6)
+
+
+def drifted(batch):
+  """The batch with a reference that another model gives."""
+  return jax.tree.map(jnp.asarray, batch.replace(reference_logprobs=batch.teacher_logprobs))
+
+
+@pytest.mark.parametrize("name", ["rloo", "reinforce_pp"])
+def test_a_divergence_in_the_reward_lowers_it(name, batch):
+  """RLOO's answers lose β Σ k1, REINFORCE++'s tokens β k1 each, before any baseline; the loss has no term of its own."""
+  chosen = dataclasses.replace(RECIPES[name], kl_coef=0.3)
+  given, rewards = judged(chosen, batch)
+  given, known = drifted(given), jnp.ones((P, G), bool).at[1, 2].set(False)
+  found = objective.penalized(chosen, rewards, known, given).advantages
+  k1 = jnp.where(given.mask, 0.3 * (given.behavior_logprobs - given.reference_logprobs), 0.0)
+  if name == "rloo":
+    lowered = rewards - k1.sum(-1).reshape(P, G)
+    expected = jnp.broadcast_to(advantages.leave_one_out(lowered, known).reshape(-1, 1), found.shape)
+  else:
+    last = jnp.cumsum(given.mask, -1) == given.mask.sum(-1, keepdims=True)
+    tokens = jnp.where(last & given.mask, rewards.reshape(-1, 1), 0.0) - k1
+    expected = advantages.reinforce_plus_plus(tokens, given.mask)
+  np.testing.assert_allclose(jnp.where(given.mask, found, 0), jnp.where(given.mask, expected, 0), atol=1e-5)
+  plain = dataclasses.replace(chosen, kl_coef=0.0)
+  losses = [objective.token_losses(each, given.behavior_logprobs, given.behavior_logprobs, given) for each in (chosen, plain)]
+  np.testing.assert_array_equal(*losses)
+
+
+def test_a_critic_learns_returns_with_the_divergence_in_them(batch):
+  chosen = dataclasses.replace(RECIPES["ppo"], kl_coef=0.3, kl="k1", kl_in="reward", lam=1.0)
+  given, rewards = judged(chosen, batch)
+  given = drifted(given)
+  _, returns = objective.critic_advantages(chosen, rewards.reshape(-1), jnp.zeros((P * G, T)), given)
+  k1 = jnp.where(given.mask, 0.3 * (given.behavior_logprobs - given.reference_logprobs), 0.0)
+  whole = jnp.where(given.mask.any(-1), rewards.reshape(-1) - k1.sum(-1), 0.0)
+  np.testing.assert_allclose(returns[:, 0], whole, atol=1e-5)  # of the first token: all that follows
 
 
 def test_a_recipe_of_prompts_leaves_those_of_one_reward_out():

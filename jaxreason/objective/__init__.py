@@ -2,12 +2,13 @@
 
 What enters: a frozen `Objective` and arrays. What leaves: advantages, one loss per token, the reduction's (sum, denominator),
 and the numbers that are logged. Each step of an update is a function here, in the order in which they are called: `advantages`
-(or, with a critic, `critic_advantages`), `choose` once over the whole minibatch, `token_losses` and `reduce` in each
-micro-batch, `diagnostics` once more over the whole. `jaxreason.recipes` has the published settings by name.
+(`penalized`, with a KL in the reward; `critic_advantages`, with a critic), `choose` once over the whole minibatch,
+`token_losses` and `reduce` in each micro-batch, `diagnostics` once more over the whole. `jaxreason.recipes` has the published
+settings by name.
 """
 
 from jaxreason.objective.choice import choose
-from jaxreason.objective.credit import advantages, counted, critic_advantages
+from jaxreason.objective.credit import advantages, counted, critic_advantages, penalized
 from jaxreason.objective.fields import SFT, Objective
 from jaxreason.objective.loss import reduce, token_losses
 from jaxreason.objective.panel import critic_diagnostics, diagnostics
@@ -21,6 +22,7 @@ __all__ = [
   "critic_advantages",
   "critic_diagnostics",
   "diagnostics",
+  "penalized",
   "reduce",
   "token_losses",
 ]

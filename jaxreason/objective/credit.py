@@ -7,46 +7,53 @@ What leaves: advantages, and which samples are trained on. T tokens.
 import jax.numpy as jnp
 
 from jaxreason import advantages as functions
+from jaxreason.objective.loss import KLS
 from jaxreason.records import Batch
 
 ADVANTAGE_STD = {"group": "group", "batch": "batch", "none": None}
 
 
 def _of_samples(function):
-  return lambda objective, rewards, judged, mask: function(rewards, judged)
+  return lambda objective, rewards, tokens, judged, mask: function(rewards, judged)
 
 
-# (objective, rewards [P, G], judged [P, G], mask [P, G, T]) -> [P, G] or [P, G, T].
+def _over_the_batch(function, tokens, mask, judged, **options):
+  """Of [P, G, T] as the one batch of [B, T] that it is: groups mean nothing here."""
+  B, T = judged.size, mask.shape[-1]
+  return function(tokens.reshape(B, T), mask.reshape(B, T), judged.reshape(B), **options).reshape(mask.shape)
+
+
+# (objective, rewards [P, G], tokens' rewards [P, G, T], judged [P, G], mask [P, G, T]) -> [P, G] or [P, G, T].
 ADVANTAGES = {
-  "group_relative": lambda objective, rewards, judged, mask: functions.group_relative(
+  "group_relative": lambda objective, rewards, tokens, judged, mask: functions.group_relative(
     rewards, judged, std=ADVANTAGE_STD[objective.advantage_std]
   ),
   "leave_one_out": _of_samples(functions.leave_one_out),
   "lite_ppo": _of_samples(functions.lite_ppo),
-  "scalerl": lambda objective, rewards, judged, mask: functions.whiten(
+  "scalerl": lambda objective, rewards, tokens, judged, mask: functions.whiten(
     functions.centered(rewards, judged), judged, shift_mean=False
   ),
   # ±1 for right and wrong, with no baseline.
-  "signed": lambda objective, rewards, judged, mask: jnp.where(judged, 2 * rewards - 1, 0.0),
+  "signed": lambda objective, rewards, tokens, judged, mask: jnp.where(judged, 2 * rewards - 1, 0.0),
   "max_rl": _of_samples(functions.max_rl),
-  "opo": lambda objective, rewards, judged, mask: functions.opo(
+  "opo": lambda objective, rewards, tokens, judged, mask: functions.opo(
     rewards, jnp.sum(mask, axis=-1).astype(rewards.dtype), judged
   ),
   "gpg": _of_samples(functions.gpg),
-  "reinforce_plus_plus": lambda objective, rewards, judged, mask: functions.reinforce_plus_plus(
-    at_the_end(rewards, mask), mask, judged, gamma=objective.gamma
+  "reinforce_plus_plus": lambda objective, rewards, tokens, judged, mask: _over_the_batch(
+    functions.reinforce_plus_plus, tokens, mask, judged, gamma=objective.gamma
   ),
-  "reinforce_plus_plus_baseline": lambda objective, rewards, judged, mask: functions.reinforce_plus_plus_baseline(
+  "reinforce_plus_plus_baseline": lambda objective, rewards, tokens, judged, mask: functions.reinforce_plus_plus_baseline(
     rewards, mask, judged
   ),
   # The critic's values are not there yet: `critic_advantages` takes them once they are.
-  "gae": lambda objective, rewards, judged, mask: jnp.zeros_like(rewards),
+  "gae": lambda objective, rewards, tokens, judged, mask: jnp.zeros_like(rewards),
 }
 # Those that need no second answer to the same prompt.
 ALONE = ("reinforce_plus_plus", "signed", "gae")
 
 
-def advantages(objective, rewards, judged, mask):
+def advantages(objective, rewards, judged, mask, penalty=None):
   """Advantages of every token.
 
   Args:
@@ -54,11 +61,15 @@ def advantages(objective, rewards, judged, mask):
     rewards: [P, G] float32.
     judged: [P, G] bool.
     mask: [P, G, T] bool, the tokens that were written.
+    penalty: [P, G, T] float32 that each token's reward is lowered by, or None.
 
   Returns:
     [P, G, T] float32; zeros where a critic is still to give them.
   """
-  found = ADVANTAGES[objective.advantage](objective, rewards, judged, mask)
+  tokens = at_the_end(rewards, mask)
+  if penalty is not None:
+    rewards, tokens = rewards - jnp.sum(penalty, axis=-1), tokens - penalty
+  found = ADVANTAGES[objective.advantage](objective, rewards, tokens, judged, mask)
   return jnp.broadcast_to(found.reshape(*found.shape[:2], -1), mask.shape)
 
 
@@ -83,10 +94,33 @@ def critic_advantages(objective, rewards, values, batch: Batch):
   Returns:
     (advantages, returns), [B, T] float32 each.
   """
-  found, returns = functions.gae(
-    at_the_end(rewards, batch.mask), values, batch.mask, gamma=objective.gamma, lam=objective.lam
-  )
+  tokens = at_the_end(rewards, batch.mask)
+  if objective.kl_coef and objective.kl_in == "reward":
+    tokens = tokens - _divergence(objective, batch)
+  found, returns = functions.gae(tokens, values, batch.mask, gamma=objective.gamma, lam=objective.lam)
   return functions.whiten(found, batch.mask), returns
+
+
+def penalized(objective, rewards, judged, batch: Batch):
+  """The batch with the advantages of rewards lowered by the KL to the reference, where the objective puts it there.
+
+  Args:
+    objective: static.
+    rewards: [P, G] float32.
+    judged: [P, G] bool.
+    batch: P·G samples, with reference_logprobs. A critic's advantages are left to `critic_advantages`.
+  """
+  if objective.kl_in == "loss" or objective.needs_critic:
+    return batch
+  groups = lambda x: x.reshape(*rewards.shape, x.shape[-1])
+  found = advantages(objective, rewards, judged, groups(batch.mask), groups(_divergence(objective, batch)))
+  return batch.replace(advantages=found.reshape(batch.mask.shape))
+
+
+def _divergence(objective, batch: Batch):
+  """[B, T]: β times the estimate of each token, 0 where masked."""
+  estimate = KLS[objective.kl](batch.behavior_logprobs, batch.reference_logprobs)
+  return jnp.where(batch.mask, objective.kl_coef * estimate, 0.0)
 
 
 def at_the_end(rewards, mask):

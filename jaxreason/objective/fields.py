@@ -60,7 +60,9 @@ class Objective:
       ratio get no surrogate, until the mean of the others is below it; 0 for none. Denominators stay.
     kl_coef: β of the KL to the reference; 0 needs no reference.
     kl: its estimator, one of `loss.KLS`.
-    kl_unbiased: weigh it by π/μ, which makes its gradient right (DeepSeek-V3.2).
+    kl_in: "loss", where its gradient is followed, or "reward", where each token's reward is lowered by β times it, taken of the
+      sampler's log-probs (k1 is usual there). Advantages of whole answers take the sum over the answer.
+    kl_unbiased: of "loss", weigh it by π/μ, which makes its gradient right (DeepSeek-V3.2).
     entropy_coef: weight of the entropy bonus.
     distill_coef: weight of on-policy distillation, the reverse KL to the teacher as a policy gradient; 0 needs no teacher.
     advantage: one of `credit.ADVANTAGES`; "gae" needs a critic.
@@ -92,6 +94,7 @@ class Objective:
   m2_threshold: float = 0.0
   kl_coef: float = 0.0
   kl: str = "k3"
+  kl_in: str = "loss"
   kl_unbiased: bool = False
   entropy_coef: float = 0.0
   distill_coef: float = 0.0
@@ -105,7 +108,7 @@ class Objective:
   norm_length: int = 0
 
   def __post_init__(self):
-    for name, valid in (*_NAMES.items(), ("zero_variance", ("keep", "drop"))):
+    for name, valid in (*_NAMES.items(), ("zero_variance", ("keep", "drop")), ("kl_in", ("loss", "reward"))):
       value = getattr(self, name)
       if value not in valid:
         raise UserError(f"objective.{name} expected one of {', '.join(valid)}, got {value!r}{nearest(value, valid)}")

@@ -133,7 +133,7 @@ def token_losses(objective, logprobs, entropy, batch: Batch):
   loss = SURROGATES[objective.surrogate](objective, logprobs, anchor, batch)
   if (weight := weights(objective, logprobs, batch)) is not None:
     loss = weight * loss
-  if objective.kl_coef:
+  if objective.kl_coef and objective.kl_in == "loss":
     estimate = KLS[objective.kl]
     loss = loss + objective.kl_coef * estimate(
       logprobs, batch.reference_logprobs, unbiased=objective.kl_unbiased, behavior_logprobs=batch.behavior_logprobs
