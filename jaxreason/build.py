@@ -27,8 +27,7 @@ from jaxreason.model import weights
 from jaxreason.model.config import ModelConfig
 from jaxreason.objective import SFT, Objective
 from jaxreason.records import Layout, TrainState
-from jaxreason.rollout import prepare
-from jaxreason.rollout import programs as rollout_programs
+from jaxreason.rollout import prepare, programs
 from jaxreason.rollout.engine import RolloutPrograms
 from jaxreason.settings import RunSettings
 from jaxreason.tasks import Rows
@@ -287,7 +286,7 @@ def compile_programs(settings: RunSettings, config: ModelConfig, mesh, teacher: 
     updates.with_values, config=config, objective=settings.objective, micro_batches=micro_batches
   )
   return Programs(
-    rollout=_rollout_programs(config),
+    rollout=rollout_programs(config),
     assemble=jit(functools.partial(assembly.assemble, objective=settings.objective), static_argnames="width"),
     reference=jit(reference),
     teacher=teacher and jit(functools.partial(updates.with_teacher, config=teacher, **shape)),
@@ -299,14 +298,26 @@ def compile_programs(settings: RunSettings, config: ModelConfig, mesh, teacher: 
   )
 
 
-def _rollout_programs(config: ModelConfig) -> RolloutPrograms:
-  def decode(params, state, *, steps, truncate):
-    return rollout_programs.decode(params, config, state, steps=steps, truncate=truncate)
+def rollout_programs(config: ModelConfig) -> RolloutPrograms:
+  """The four programs of a rollout; the state that one of them takes is donated to it."""
+
+  def extend(params, tokens, lengths, state=None, slot=None, last=None):
+    return programs.extend(params, config, tokens, lengths, state, slot, last)
+
+  def decode(params, state, stop_ids, version, *, steps, truncate, least):
+    return programs.decode(params, config, state, stop_ids, version, steps=steps, truncate=truncate, least=least)
+
+  static = ("shape", "slots", "prefix_slots")
+  in_place, anew = jax.jit(programs.insert, static_argnames=static, donate_argnums=0), jax.jit(programs.insert, static_argnames=static)
+
+  def insert(state, *rows, slots, prefix_slots, **shape):
+    """In place where no width changes: buffers of another size cannot be used again, and JAX would say so each time."""
+    widths = state and tuple(keys[0].shape[2] for keys in (state.cache.keys, state.cache.prefix.keys))
+    return (in_place if widths == (slots, prefix_slots) else anew)(state, *rows, slots=slots, prefix_slots=prefix_slots, **shape)
 
   return RolloutPrograms(
     prepare=jax.jit(functools.partial(prepare.prepare_rollout_params, config=config)),
-    prefill=jax.jit(lambda params, prompts, lengths: rollout_programs.prefill(params, config, prompts, lengths)),
-    begin=jax.jit(rollout_programs.begin, static_argnames=("group", "budget", "slots")),
-    grow=jax.jit(rollout_programs.grow, static_argnames="slots"),
-    decode=jax.jit(decode, static_argnames=("steps", "truncate"), donate_argnums=1),
+    extend=jax.jit(extend, donate_argnums=3),
+    insert=insert,
+    decode=jax.jit(decode, static_argnames=("steps", "truncate", "least"), donate_argnums=1),
   )

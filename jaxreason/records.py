@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import jax
 from flax import struct
 
-# Why a sample ended. RUNNING is only seen between decode chunks.
-RUNNING, STOP_TOKEN, BUDGET = 0, 1, 2
+# Why a sample ended; RUNNING and IDLE are only seen between decode chunks. The host finds stop strings, the device the others.
+RUNNING, STOP_TOKEN, BUDGET, STOP_STRING, IDLE = 0, 1, 2, 3, 4
 
 
 @struct.dataclass

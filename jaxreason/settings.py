@@ -16,7 +16,7 @@ from jaxreason.errors import UserError, nearest
 from jaxreason.objective import Objective
 from jaxreason.optimizer import OptimizerConfig
 from jaxreason.recipes import recipe
-from jaxreason.rollout.engine import RolloutConfig
+from jaxreason.rollout.config import RolloutConfig
 from jaxreason.sharding import MeshSizes
 
 

@@ -10,14 +10,14 @@ import functools
 import jax
 import numpy as np
 
-from jaxreason import critic
+from jaxreason import build, critic
 from jaxreason import objective as objectives
 from jaxreason import update as updates
 from jaxreason.model import weights
 from jaxreason.model.config import ModelConfig
 from jaxreason.optimizer import OptimizerConfig, transformation
 from jaxreason.records import Batch
-from jaxreason.rollout import engine, prepare, programs
+from jaxreason.rollout import engine
 from jaxreason.settings import RunSettings
 
 CONFIG = ModelConfig(vocab_size=24, embed=32, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=48)
@@ -122,17 +122,4 @@ def compilations():
 @functools.cache
 def rollout_programs(config: ModelConfig = CONFIG) -> engine.RolloutPrograms:
   """The jitted rollout of a tiny model."""
-
-  def prefill(params, prompts, lengths):
-    return programs.prefill(params, config, prompts, lengths)
-
-  def decode(params, state, *, steps, truncate):
-    return programs.decode(params, config, state, steps=steps, truncate=truncate)
-
-  return engine.RolloutPrograms(
-    prepare=jax.jit(functools.partial(prepare.prepare_rollout_params, config=config)),
-    prefill=jax.jit(prefill),
-    begin=jax.jit(programs.begin, static_argnames=("group", "budget", "slots")),
-    grow=jax.jit(programs.grow, static_argnames="slots"),
-    decode=jax.jit(decode, static_argnames=("steps", "truncate"), donate_argnums=1),
-  )
+  return build.rollout_programs(config)

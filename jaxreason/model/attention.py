@@ -49,10 +49,15 @@ def sequence_mask(segments, batch: int, length: int) -> jax.Array:
   return (causal & same)[:, None]
 
 
-def cache_mask(held_BS: jax.Array, positions_BT: jax.Array) -> jax.Array:
-  """[B, 1, T, S] bool: a query sees the slots that hold a position up to its own."""
-  held = held_BS[:, None, :]
-  return ((held >= 0) & (held <= positions_BT[:, :, None]))[:, None]
+def cache_mask(slots: int, used_B: jax.Array, queries: int) -> jax.Array:
+  """[B, 1, T, S] bool: query t of a row that held `used` tokens sees its first used + t + 1 slots."""
+  reach_BT = used_B[:, None] + jnp.arange(queries, dtype=jnp.int32)[None]
+  return (jnp.arange(slots, dtype=jnp.int32)[None, None] <= reach_BT[:, :, None])[:, None]
+
+
+def prefix_mask(slots: int, lengths_N: jax.Array) -> jax.Array:
+  """[N, S] bool: the slots that hold a prompt's token."""
+  return jnp.arange(slots, dtype=jnp.int32)[None] < lengths_N[:, None]
 
 
 def attend(q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_B1TS: jax.Array) -> jax.Array:
@@ -69,14 +74,66 @@ def attend(q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_B1TS: j
 
   Source: Ainslie et al. 2023 (grouped queries), https://arxiv.org/abs/2305.13245.
   """
-  B, T, N, H = q_BTNH.shape
-  K, dtype = k_BKSH.shape[1], q_BTNH.dtype
-  product = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
   # Rows times a matrix, the queries first and the keys as they lie: einsum's order would transpose the scores, T x S of them,
   # and would give one query (decode) other kernels on CPU than many, whose sums differ in their last bits.
-  q_BKRH = jnp.swapaxes(q_BTNH, 1, 2).reshape(B, K, N // K * T, H)
-  scores_BKRS = product(q_BKRH, k_BKSH.astype(dtype), (((3,), (3,)), ((0, 1), (0, 1)))) * H**-0.5
-  scores_BKGTS = jnp.where(mask_B1TS[:, :, None], scores_BKRS.reshape(B, K, N // K, T, -1), MASKED)
-  probabilities = jax.nn.softmax(scores_BKGTS, axis=-1).astype(dtype).reshape(scores_BKRS.shape)
-  attended_BKRH = product(probabilities, v_BKSH.astype(dtype), (((3,), (2,)), ((0, 1), (0, 1)))).astype(dtype)
-  return jnp.swapaxes(attended_BKRH.reshape(B, N, T, H), 1, 2)
+  q_BKRH = _by_kv_head(q_BTNH, k_BKSH.shape[1])
+  scores_BKRS = _masked(_scores(q_BKRH, k_BKSH), mask_B1TS[:, :, None])
+  probabilities = jax.nn.softmax(scores_BKRS, axis=-1).astype(q_BTNH.dtype)
+  return _by_query(_weighed(probabilities, v_BKSH).astype(q_BTNH.dtype), q_BTNH.shape)
+
+
+def attend_after(
+  q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_B1TS: jax.Array, k_PKSH, v_PKSH, mask_PS: jax.Array
+) -> jax.Array:
+  """`attend` over a prefix and a row's own keys: one softmax over both, and the prompt's keys are read once for all its rows.
+
+  Args:
+    q_BTNH: queries of B = P·g rows; row b reads prefix b // g.
+    k_BKSH: the rows' own keys; v_BKSH and mask_B1TS as in `attend`.
+    k_PKSH: keys of P prompts.
+    v_PKSH: values of P prompts.
+    mask_PS: bool, the slots that hold a token. All queries see all of them.
+
+  Returns:
+    [B, T, N, H] in the queries' dtype.
+  """
+  P, S = mask_PS.shape
+  q_BKRH = _by_kv_head(q_BTNH, k_BKSH.shape[1])
+  B, K, R, _ = q_BKRH.shape
+  lanes = lambda x_BKR_: jnp.swapaxes(x_BKR_.reshape(P, B // P, K, R, -1), 1, 2).reshape(P, K, B // P * R, -1)
+  rows = lambda x_PKR_: jnp.swapaxes(x_PKR_.reshape(P, K, B // P, R, -1), 1, 2).reshape(B, K, R, -1)
+  before = rows(jnp.where(mask_PS[:, None, None], _scores(lanes(q_BKRH), k_PKSH), MASKED))
+  scores = jnp.concatenate([before, _masked(_scores(q_BKRH, k_BKSH), mask_B1TS[:, :, None])], axis=-1)
+  probabilities = jax.nn.softmax(scores, axis=-1).astype(q_BTNH.dtype)
+  attended = rows(_weighed(lanes(probabilities[..., :S]), v_PKSH)) + _weighed(probabilities[..., S:], v_BKSH)
+  return _by_query(attended.astype(q_BTNH.dtype), q_BTNH.shape)
+
+
+def _by_kv_head(q_BTNH, kv_heads: int):
+  """[B, K, N/K · T, H]: the queries that read one kv head are rows of one matrix."""
+  B, T, N, H = q_BTNH.shape
+  return jnp.swapaxes(q_BTNH, 1, 2).reshape(B, kv_heads, N // kv_heads * T, H)
+
+
+def _by_query(x_BKRH, shape):
+  B, T, N, H = shape
+  return jnp.swapaxes(x_BKRH.reshape(B, N, T, H), 1, 2)
+
+
+def _scores(q_BKRH, k_BKSH):
+  product = _product(q_BKRH, k_BKSH.astype(q_BKRH.dtype), (((3,), (3,)), ((0, 1), (0, 1))))
+  return product * q_BKRH.shape[-1] ** -0.5
+
+
+def _masked(scores_BKRS, mask_B11TS):
+  """Scores of kv heads' rows, masked by query."""
+  B, K, R, S = scores_BKRS.shape
+  T = mask_B11TS.shape[3]
+  return jnp.where(mask_B11TS, scores_BKRS.reshape(B, K, R // T, T, S), MASKED).reshape(B, K, R, S)
+
+
+def _weighed(probabilities_BKRS, v_BKSH):
+  return _product(probabilities_BKRS, v_BKSH.astype(probabilities_BKRS.dtype), (((3,), (2,)), ((0, 1), (0, 1))))
+
+
+_product = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)

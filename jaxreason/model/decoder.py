@@ -40,9 +40,9 @@ def apply(params: Params, config: ModelConfig, tokens, positions, *, segments=No
     tokens: [B, T] int32.
     positions: [B, T] int32, for the rotary embedding; they restart where a packed sample starts.
     segments: [B, T] int32 with 0 for padding, or a pair (group, response) of such arrays; None means one sequence a row.
-      With a cache only padding (0) and real tokens (anything else) are told apart.
-    cache: a `cache.Cache` with room for T more tokens, or None. Tokens are written at each row's next slot and attend to
-      every slot that holds a position up to their own.
+      Not with a cache, where a row is one sequence and may have padding behind its tokens only.
+    cache: a `cache.Cache` with room for T more tokens, or None. Tokens are written from each row's next slot on, and attend
+      to its prefix, to what it holds and to those before them. `used` moves on by T; a caller with padding sets it back.
     routing: reserved for mixture-of-experts models; must be None for a dense one.
 
   Returns:
@@ -55,6 +55,8 @@ def apply(params: Params, config: ModelConfig, tokens, positions, *, segments=No
     raise UserError(
       f"decoder.apply expected tokens and positions of one shape [B, T], got {tokens.shape} and {positions.shape}"
     )
+  if cache is not None and segments is not None:
+    raise UserError("decoder.apply got segments with a cache, whose rows are one sequence each; leave segments=None")
   if routing is not None:
     raise UserError("decoder.apply got routing for a dense model; leave routing=None")
   x = shard(embed(params, config, tokens), ("batch", "length", "embed"))
@@ -62,8 +64,7 @@ def apply(params: Params, config: ModelConfig, tokens, positions, *, segments=No
     mask = attention.sequence_mask(segments, *tokens.shape)
     x = _run_blocks(params.blocks, config, x, positions, mask)
   else:
-    valid = jnp.ones(tokens.shape, bool) if segments is None else _first(segments) != 0
-    x, cache = _run_with_cache(params.blocks, config, x, positions, valid, cache)
+    x, cache = _run_with_cache(params.blocks, config, x, positions, cache)
   return Output(hidden=rms_norm(x, params.final_norm, config.norm_eps), cache=cache, aux=None)
 
 
@@ -111,22 +112,24 @@ def _run_blocks(blocks, config, x, positions, mask):
   return jax.lax.scan(body, x, blocks)[0]
 
 
-def _run_with_cache(blocks, config, x, positions, valid, cache):
-  at = cache.used
-  cache = caches.write_positions(cache, positions, valid)
-  mask = attention.cache_mask(cache.positions, positions)
+def _run_with_cache(blocks, config, x, positions, cache):
+  slots, prefix = cache.keys[0].shape[2], cache.prefix
+  mask = attention.cache_mask(slots, cache.used, positions.shape[1])
+  before = prefix and attention.prefix_mask(prefix.keys[0].shape[2], prefix.lengths)
   keys, values = [], []
   for index in range(config.layers):
 
     def attend(q, k, v, index=index):
-      key = caches.write(cache.keys[index], _heads_first(k), at)
-      value = caches.write(cache.values[index], _heads_first(v), at)
-      return attention.attend(q, key, value, mask), (key, value)
+      key = caches.write(cache.keys[index], _heads_first(k), cache.used)
+      value = caches.write(cache.values[index], _heads_first(v), cache.used)
+      if prefix is None:
+        return attention.attend(q, key, value, mask), (key, value)
+      return attention.attend_after(q, key, value, mask, prefix.keys[index], prefix.values[index], before), (key, value)
 
     x, (key, value) = _block(layer(blocks, index), config, x, positions, attend)
     keys.append(key)
     values.append(value)
-  return x, cache.replace(keys=tuple(keys), values=tuple(values))
+  return x, cache.replace(keys=tuple(keys), values=tuple(values), used=cache.used + positions.shape[1])
 
 
 def _block(block: Block, config: ModelConfig, x, positions, attend):
@@ -182,6 +185,3 @@ def _project(x_BTI, matrix_OI, dtype) -> jax.Array:
 def _heads_first(x_BTKH):
   return jnp.swapaxes(x_BTKH, 1, 2)
 
-
-def _first(segments):
-  return segments[0] if isinstance(segments, tuple) else segments

@@ -1,157 +1,190 @@
-"""Floor 3: the host loop of a rollout.
+"""Floor 3: the slots of a device, by number.
 
-What enters: compiled programs, the rollout's weights and a wave of prompts. What leaves: the finished `DecodeState`; on
-the way, after each chunk of K tokens, the samples that ended in it are handed to `on_finished`, so that verification
-overlaps decoding. The wave ends with the chunk in which its last sample ends. P prompts x G samples = B slots.
+What enters: prompts, samples for slots, tokens that follow in them. What leaves: reports of what was written, a chunk of K
+tokens at a time. The engine calls the compiled programs, holds the state that each of them takes and gives back, keeps the
+cache as wide as the longest live slot needs, and knows nothing of who is in a slot: that is `slots`. B slots in lanes of g.
 """
 
-import dataclasses
-from collections.abc import Callable
+import collections
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from jaxreason.errors import UserError
-from jaxreason.records import RUNNING
-from jaxreason.rollout.state import DecodeState
+from jaxreason.model.cache import Prefix
+from jaxreason.rollout.config import Shape, bucketed
+from jaxreason.rollout.state import DecodeState, Record, Report, Rows
 from jaxreason.sampling import Sampling
-
-
-@dataclasses.dataclass(frozen=True)
-class RolloutConfig:
-  """Shapes and sampling of a rollout.
-
-  Attributes:
-    prompts: P, prompts of a training step.
-    group: G, samples of each prompt.
-    max_new_tokens: T, completion budget in tokens.
-    max_prompt_tokens: longest prompt; what is longer follows long_prompts.
-    long_prompts: "truncate_left", "drop" or "error".
-    chunk: K, tokens decoded between two looks of the host.
-    prompt_bucket: prompts are padded to a multiple of this.
-    cache_bucket: the cache grows in multiples of this; one compile each.
-    temperature: of training samples; the policy is the tempered distribution.
-    top_p: 1.0 for off. Below 1 the sampler is not the policy: the record keeps the log of the kept mass.
-    top_k: 0 for off.
-    min_p: 0.0 for off.
-  """
-
-  prompts: int = 32
-  group: int = 8
-  max_new_tokens: int = 256
-  max_prompt_tokens: int = 256
-  long_prompts: str = "error"
-  chunk: int = 16
-  prompt_bucket: int = 16
-  cache_bucket: int = 64
-  temperature: float = 1.0
-  top_p: float = 1.0
-  top_k: int = 0
-  min_p: float = 0.0
-
-  def __post_init__(self):
-    for name in ("prompts", "group", "max_new_tokens", "max_prompt_tokens", "chunk", "prompt_bucket", "cache_bucket"):
-      if getattr(self, name) < 1:
-        raise UserError(f"rollout.{name} expected at least 1, got {getattr(self, name)}")
-    if self.long_prompts not in ("truncate_left", "drop", "error"):
-      raise UserError(f"rollout.long_prompts expected truncate_left, drop or error, got {self.long_prompts!r}")
-    if self.temperature <= 0:
-      raise UserError(f"rollout.temperature expected > 0 to train on samples, got {self.temperature}")
-    if not (0 < self.top_p <= 1 and self.top_k >= 0 and 0 <= self.min_p < 1):
-      raise UserError(
-        f"rollout expected top_p in (0, 1], top_k >= 0, min_p in [0, 1), got {self.top_p}, {self.top_k} and {self.min_p}"
-      )
 
 
 class RolloutPrograms(NamedTuple):
   """The jitted functions of `prepare` and `programs`, model configuration and shardings bound."""
 
   prepare: Callable  # (params) -> rollout params
-  prefill: Callable  # (params, prompts, lengths) -> Cache
-  begin: Callable  # see programs.begin
-  grow: Callable  # (state, slots=) -> state
-  decode: Callable  # (params, state, steps=, truncate=) -> state
+  extend: Callable  # (params, tokens, lengths[, state, slot, last]) -> Prefix, or state
+  insert: Callable  # (state, prefix, rows, root, written, shape=, slots=, prefix_slots=) -> state
+  decode: Callable  # (params, state, stop_ids, version, steps=, truncate=, least=) -> (state, report)
 
 
-class Wave(NamedTuple):
-  """A batch of prompts to sample from, host side."""
+class Draw(NamedTuple):
+  """How samples are drawn."""
 
-  prompts: np.ndarray  # [P, Tp] int32, right-padded
-  lengths: np.ndarray  # [P] int32
-  visit_ids: np.ndarray  # [P] int32
-  group: int  # G
-  budget: int  # T, tokens
-
-
-def uniform_sampling(rows: int, *, temperature=1.0, top_p=1.0, top_k=0, min_p=0.0) -> Sampling:
-  """The same parameters for every row: a `Sampling` of numpy arrays [B]."""
-  return Sampling(
-    temperature=np.full(rows, temperature, np.float32),
-    top_p=np.full(rows, top_p, np.float32),
-    top_k=np.full(rows, top_k, np.int32),
-    min_p=np.full(rows, min_p, np.float32),
-  )
+  root: jax.Array  # typed PRNG key
+  stop_ids: tuple[int, ...]
+  temperature: float = 1.0
+  top_p: float = 1.0
+  top_k: int = 0
+  min_p: float = 0.0
+  least: int = 0  # tokens before which no stop token is drawn
 
 
-def run(
-  programs: RolloutPrograms,
-  params,
-  wave: Wave,
-  sampling: Sampling,
-  *,
-  root: jax.Array,
-  version: int,
-  stop_ids: tuple[int, ...],
-  chunk: int,
-  cache_bucket: int,
-  on_finished: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None],
-) -> DecodeState:
-  """Decodes a wave to its end.
+class Prefilled(NamedTuple):
+  """A prompt whose keys and values are there."""
 
-  Args:
-    programs: compiled.
-    params: the rollout's copy.
-    wave: prompts.
-    sampling: arrays [B].
-    root: typed PRNG key of the run.
-    version: updates that params have seen.
-    stop_ids: tokens that end a sample.
-    chunk: K.
-    cache_bucket: the cache's size is a multiple of it.
-    on_finished: called with (slots [n], tokens [B, T], lengths [B], stop [B]) after a chunk in which n > 0 samples ended.
+  prefix: Prefix  # of several prompts
+  row: int
+  last: int  # its last token
 
-  Returns:
-    The final state, every slot stopped.
+
+class Placing(NamedTuple):
+  """A sample for a slot."""
+
+  slot: int
+  prompt: Prefilled
+  visit: int
+  sample: int
+  written: Record | None  # numpy [n], what it wrote before; None for one that begins
+
+
+class Engine:
+  """B slots on the mesh in use.
+
+  Attributes:
+    steps: decode steps run, each of B slots.
   """
-  P, Tp = wave.prompts.shape
-  rows = P * wave.group
-  bucket = lambda columns: -(-columns // cache_bucket) * cache_bucket
-  slots = bucket(Tp + min(chunk, wave.budget))
-  cache = programs.prefill(params, wave.prompts, wave.lengths)
-  state = programs.begin(
-    cache, wave.prompts, wave.lengths, wave.visit_ids, root, np.int32(version), sampling,
-    np.full(rows, wave.budget, np.int32), np.asarray(stop_ids, np.int32),
-    group=wave.group, budget=wave.budget, slots=slots,
-  )  # fmt: skip
-  truncate = bool(np.any((sampling.top_p < 1) | (sampling.top_k > 0) | (sampling.min_p > 0)))
-  done = np.zeros(rows, bool)
-  for written in range(0, wave.budget, chunk):
-    needed = bucket(Tp + min(written + chunk, wave.budget))
-    if needed > slots:
-      slots, state = needed, programs.grow(state, slots=needed)
-    state = programs.decode(params, state, steps=chunk, truncate=truncate)
-    stop = np.asarray(state.stop)
-    ended = (stop != RUNNING) & ~done
-    if ended.any():
-      tokens, lengths = jax.device_get((state.tokens, state.lengths))
-      on_finished(np.flatnonzero(ended), tokens, lengths, stop)
-    done |= ended
-    if done.all():
-      break
-  return state
+
+  def __init__(self, programs: RolloutPrograms, shape: Shape, draw: Draw):
+    self.shape, self.steps = shape, 0
+    self._programs, self._draw = programs, draw
+    self._prefix_width = 0
+    self.clear()
+
+  def clear(self) -> None:
+    """Gives the device's memory back; all slots are blank."""
+    self._state: DecodeState | None = None
+    self._prefix: Prefix | None = None
+    self._width = 0
+    self._length = np.zeros(self.shape.slots, np.int64)  # tokens in each slot at most, chunks on their way included
+    self._turn = np.zeros(self.shape.slots, np.int64)  # counts what was put or fed into a slot
+    self.pending: collections.deque[tuple[Report, np.ndarray]] = collections.deque()  # reports that nobody has read
+
+  def prefill(self, params, prompts: Sequence[np.ndarray]) -> list[Prefilled]:
+    """Keys and values of prompts, as many at a time as one program takes."""
+    longest = max((len(tokens) - 1 for tokens in prompts), default=0)
+    self._prefix_width = max(self._prefix_width, bucketed(longest, self.shape.prompt_bucket))
+    found = []
+    for part, R in _parts(prompts, self.shape.prefill):
+      tokens, lengths = np.zeros((R, self._prefix_width), np.int32), np.zeros(R, np.int32)
+      for row, prompt in enumerate(part):
+        lengths[row] = len(prompt) - 1
+        tokens[row, : lengths[row]] = prompt[:-1]
+      self._prefix = self._programs.extend(params, tokens, lengths)
+      found += [Prefilled(self._prefix, row, int(prompt[-1])) for row, prompt in enumerate(part)]
+    return found
+
+  def place(self, params, placings: Sequence[Placing]) -> None:
+    """Puts samples into slots; those that wrote before get their keys and values back."""
+    by_kind: dict[tuple, list[Placing]] = {}
+    for placing in placings:
+      by_kind.setdefault((id(placing.prompt.prefix), placing.written is None), []).append(placing)
+    for placed in by_kind.values():
+      for part, R in _parts(placed, self.shape.insert[-1:] if self._state is None else self.shape.insert[:1]):
+        self._insert(part[0].prompt.prefix, part, R)
+    begun = [(p.slot, np.append(p.prompt.last, p.written.tokens).astype(np.int32)) for p in placings if p.written is not None]
+    self.extend(params, [one for one in begun if len(one[1]) > 1])
+
+  def extend(self, params, feeds: Sequence[tuple[int, np.ndarray]]) -> None:
+    """Feeds tokens to slots: of each, the token to be fed next and those that follow it; the last is left to `decode`."""
+    for part, R in _parts(feeds, self.shape.insert[:1]):
+      Te = bucketed(max(len(tokens) - 1 for _, tokens in part), self.shape.prompt_bucket)
+      self._widen(max(int(self._length[slot]) for slot, _ in part) + Te)
+      slot, tokens = np.full(R, self.shape.slots, np.int32), np.zeros((R, Te), np.int32)
+      lengths, last = np.zeros((2, R), np.int32)
+      for row, (where, fed) in enumerate(part):
+        slot[row], lengths[row], last[row] = where, len(fed) - 1, fed[-1]
+        tokens[row, : lengths[row]] = fed[:-1]
+        self._length[where] += len(fed) - 1
+        self._turn[where] += 1
+      self._state = self._programs.extend(params, tokens, lengths, self._state, slot, last)
+
+  def decode(self, params, version: int, live: Sequence[int]) -> None:
+    """Dispatches a chunk.
+
+    Args:
+      params: the rollout's copy.
+      version: updates that it has seen.
+      live: the slots whose samples matter; the cache is as wide as they need.
+    """
+    shape, draw = self.shape, self._draw
+    self._widen(int(min(max(self._length[list(live)]) + shape.chunk, shape.budget)), narrow=True)
+    self._length[list(live)] += shape.chunk
+    self._state, report = self._programs.decode(
+      params, self._state, np.asarray(draw.stop_ids, np.int32), np.int32(version), steps=shape.chunk,
+      truncate=draw.top_p < 1 or draw.top_k > 0 or draw.min_p > 0, least=draw.least > 0,
+    )  # fmt: skip
+    self.steps += shape.chunk
+    self.pending.append((report, self._turn.copy()))
+
+  def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, Report]:
+    """(same [B], stop [B], lengths [B], report) of the oldest chunk that was not read; waits for it.
+
+    `same` is False for a slot that was put or fed something since the chunk was dispatched: the report is not about that.
+    """
+    report, turn = self.pending.popleft()
+    stop, lengths = jax.device_get((report.stop, report.lengths))
+    same = turn == self._turn
+    later = len(self.pending) * self.shape.chunk
+    self._length = np.where(same, np.minimum(self._length, lengths + later), self._length)
+    return same, stop, lengths, report
+
+  def written(self) -> tuple[jax.Array, Record]:
+    """(lengths [B], record [B, T]) of all slots, once every chunk that was dispatched is done."""
+    return self._state.lengths, self._state.record
+
+  def _insert(self, prefix: Prefix, placings: Sequence[Placing], R: int) -> None:
+    draw, T = self._draw, self.shape.budget
+    fixed = lambda value, dtype: np.full(R, value, dtype)
+    slot, (source, last, visit, sample) = fixed(self.shape.slots, np.int32), np.zeros((4, R), np.int32)
+    written = None
+    if placings and placings[0].written is not None:
+      written = Record(*(np.zeros((R, T), dtype) for dtype in (np.int32, np.float32, np.float32, np.int32, bool)))
+    for row, placing in enumerate(placings):
+      slot[row], source[row], last[row] = placing.slot, placing.prompt.row, placing.prompt.last
+      visit[row], sample[row] = np.uint32(placing.visit).astype(np.int32), placing.sample
+      self._length[placing.slot] = 0
+      self._turn[placing.slot] += 1
+      for buffer, had in zip(jax.tree.leaves(written), jax.tree.leaves(placing.written), strict=True):
+        buffer[row, : len(had)] = had
+    temperature, top_p, min_p = (fixed(value, np.float32) for value in (draw.temperature, draw.top_p, draw.min_p))
+    chances = Sampling(temperature, top_p, fixed(draw.top_k, np.int32), min_p)
+    rows = Rows(slot, source, last, visit, sample, chances, fixed(draw.least, np.int32), fixed(T, np.int32))
+    self._width = self._width or bucketed(min(self.shape.chunk, T), self.shape.cache_bucket)
+    self._state = self._programs.insert(
+      self._state, prefix, rows, draw.root, written,
+      shape=(self.shape.slots, self.shape.slots // self.shape.lane, T), slots=self._width, prefix_slots=self._prefix_width,
+    )  # fmt: skip
+
+  def _widen(self, needed: int, narrow: bool = False) -> None:
+    """Makes room for `needed` tokens in each slot; with `narrow`, gives room back where that halves the cache."""
+    wanted = bucketed(needed, self.shape.cache_bucket)
+    if wanted > self._width or (narrow and 2 * wanted <= self._width):
+      self._width = wanted
+      self._insert(self._prefix, (), self.shape.insert[0])
 
 
-def width(longest: int, multiple: int, budget: int) -> int:
-  """The least multiple of `multiple`, within the budget, that holds completions of `longest` tokens."""
-  return min(budget, max(1, -(-longest // multiple)) * multiple)
+def _parts(items: Sequence, sizes: tuple[int, ...]):
+  """(items, R) pairs: as many as the largest of `sizes` at a time, and the least size that holds the rest."""
+  for first in range(0, len(items), sizes[-1]):
+    part = items[first : first + sizes[-1]]
+    yield part, next(size for size in sizes if size >= len(part))

@@ -1,11 +1,12 @@
-"""Floor 3: the compiled parts of a rollout, as pure functions; `build` jits them.
+"""Floor 3: the compiled parts of a rollout, as pure functions; `build` jits them. With `prepare` they are all there are.
 
-`prefill` runs each prompt once per group, `begin` gives each of the G samples its copy of the prompt's keys and values,
-`decode` writes K tokens into every live slot with a static trip count (no predicate for the host to read), and `grow`
-moves to the next cache bucket, so that attention reads no further than the longest sample needs.
+`extend` runs tokens through the model onto caches: from empty it is prefill, once per group; onto slots it feeds what an
+environment says, or what was written under other weights. `insert` puts samples into free slots and sets the cache's width, so
+that attention reads no further than the longest sample needs. `decode` writes K tokens into every live slot with a static trip
+count (no predicate for the host to read).
 
 A prompt's last token is not prefilled but fed by the first decode step, which makes prefill free of logits.
-P prompts x G samples = B slots, Tp prompt columns, T completion budget, S cache slots, V vocab.
+N lanes x g = B slots, R rows of an extension or insertion, T token budget, S cache slots, V vocab.
 """
 
 import jax
@@ -14,153 +15,187 @@ import jax.numpy as jnp
 from jaxreason import sampling as samplers
 from jaxreason.model import cache as caches
 from jaxreason.model import decoder
-from jaxreason.model.cache import Cache
+from jaxreason.model.cache import Cache, Prefix
 from jaxreason.model.config import ModelConfig
 from jaxreason.model.weights import Params
-from jaxreason.records import BUDGET, RUNNING, STOP_TOKEN
-from jaxreason.rollout.state import DecodeState
+from jaxreason.records import BUDGET, IDLE, RUNNING, STOP_TOKEN
+from jaxreason.rollout.state import DecodeState, Record, Report, Rows
 from jaxreason.sampling import Sampling
 from jaxreason.sharding import shard
 
 
-def prefill(params: Params, config: ModelConfig, prompts, lengths) -> Cache:
-  """Keys and values of all but the last token of each prompt.
+def extend(params: Params, config: ModelConfig, tokens, lengths, state: DecodeState | None = None, slot=None, last=None):
+  """Keys and values of tokens: of prompts, or of what follows in some slots.
 
   Args:
     params: the rollout's copy.
     config: static.
-    prompts: [P, Tp] int32, right-padded.
-    lengths: [P] int32, at least 1.
+    tokens: [R, Te] int32, right-padded: a prompt without its last token, or a slot's `last` and what follows it but for the
+      final token.
+    lengths: [R] int32, tokens that count, at least 0.
+    state: donated; None for prompts.
+    slot: [R] int32, B or more for a row that does nothing.
+    last: [R] int32, the token to feed next, the one after `tokens`.
 
   Returns:
-    A cache of Tp slots for P rows, `used` = length - 1.
+    Prompts: a `Prefix` of R prompts. Slots: the state with the tokens in cache and record, and the slots running again. Their
+    log-probs, versions and `own` are left as they are: blank for new tokens.
   """
-  P, Tp = prompts.shape
-  columns = jnp.broadcast_to(jnp.arange(Tp, dtype=jnp.int32)[None], (P, Tp))
-  real = columns < (lengths - 1)[:, None]
-  cache = caches.empty(config, P, Tp, jnp.dtype(config.compute_dtype))
-  out = decoder.apply(params, config, prompts, columns, segments=real.astype(jnp.int32), cache=cache)
-  return out.cache.replace(used=lengths - 1)
+  R, Te = tokens.shape
+  offsets = jnp.arange(Te, dtype=jnp.int32)[None]
+  if state is None:
+    cache = caches.empty(config, R, Te, jnp.dtype(config.compute_dtype))
+    out = decoder.apply(params, config, tokens, jnp.broadcast_to(offsets, (R, Te)), cache=cache).cache
+    return _placed(Prefix(out.keys, out.values, lengths))
+
+  B, N = state.last.shape[0], state.cache.prefix.lengths.shape[0]
+  taken = lambda x: x[jnp.minimum(slot, B - 1)]
+  of_lane = lambda x: x[jnp.minimum(slot, B - 1) // (B // N)]
+  whole = state.cache
+  used = taken(whole.used)
+  cache = jax.tree.map(taken, whole.replace(prefix=None)).replace(prefix=jax.tree.map(of_lane, whole.prefix))
+  out = decoder.apply(params, config, tokens, cache.prefix.lengths[:, None] + used[:, None] + offsets, cache=cache).cache
+  put = lambda whole, rows: whole.at[slot].set(rows.astype(whole.dtype), mode="drop")
+  cache = whole.replace(
+    keys=tuple(map(put, whole.keys, out.keys)),
+    values=tuple(map(put, whole.values, out.values)),
+    used=put(whole.used, used + lengths),
+  )
+  following = jnp.where(offsets + 1 == lengths[:, None], last[:, None], jnp.pad(tokens[:, 1:], ((0, 0), (0, 1))))
+  columns = jnp.where(offsets < lengths[:, None], used[:, None] + offsets, state.record.tokens.shape[1])
+  written = state.record.tokens.at[slot[:, None], columns].set(following, mode="drop")
+  state = state.replace(cache=cache, last=put(state.last, last), stop=put(state.stop, jnp.full((R,), RUNNING)))
+  return _placed(state.replace(record=state.record.replace(tokens=written)))
 
 
-def begin(
-  cache: Cache,
-  prompts,
-  lengths,
-  visit_ids,
-  root,
-  version,
-  sampling: Sampling,
-  budgets,
-  stop_ids,
-  *,
-  group: int,
-  budget: int,
-  slots: int,
-) -> DecodeState:
-  """Slots for G samples of each prompt, before their first token.
+def insert(
+  state: DecodeState | None, prefix: Prefix, rows: Rows, root, written: Record | None = None, *,
+  shape: tuple[int, int, int], slots: int, prefix_slots: int,
+) -> DecodeState:  # fmt: skip
+  """Puts samples into slots, before their first token, and widens or narrows the cache.
 
   Args:
-    cache: of `prefill`, P rows.
-    prompts: [P, Tp] int32.
-    lengths: [P] int32.
-    visit_ids: [P] int32.
+    state: donated; None makes one whose slots are all idle.
+    prefix: prompts of `extend`, R' of them.
+    rows: R samples.
     root: typed PRNG key of the run.
-    version: [] int32.
-    sampling: arrays [B].
-    budgets: [B] int32.
-    stop_ids: [E] int32.
-    group: static G.
-    budget: static T, width of the token buffers.
-    slots: static S, the first cache bucket.
-
-  Returns:
-    A state of B = P·G slots; slot p·G + g is sample g of prompt p.
+    written: [R, T] of each field: what the samples wrote before; their caches are blank until `extend` has filled them. None
+      for samples that begin.
+    shape: static (B slots, N lanes, T tokens).
+    slots: static S, at least what the longest sample needs.
+    prefix_slots: static, as many as the longest prompt needs.
   """
-  P = prompts.shape[0]
-  B = P * group
-  copies = lambda x: jnp.repeat(x, group, axis=0)
-  samples = jnp.tile(jnp.arange(group, dtype=jnp.int32), P)
-  last = jnp.take_along_axis(prompts, (lengths - 1)[:, None], axis=1)[:, 0]
-  state = DecodeState(
-    cache=jax.tree.map(copies, cache),
-    last=copies(last),
-    keys=jax.vmap(samplers.sample_key, (None, 0, 0))(root, copies(visit_ids), samples),
-    sampling=sampling,
-    budgets=budgets,
-    stop_ids=stop_ids,
-    tokens=jnp.zeros((B, budget), jnp.int32),
-    logprobs=jnp.zeros((B, budget), jnp.float32),
-    log_mass=jnp.zeros((B, budget), jnp.float32),
-    versions=jnp.zeros((B, budget), jnp.int32),
-    lengths=jnp.zeros((B,), jnp.int32),
-    stop=jnp.full((B,), RUNNING, jnp.int32),
-    version=jnp.asarray(version, jnp.int32),
-  )
-  return grow(state, slots=slots)
-
-
-def grow(state: DecodeState, *, slots: int) -> DecodeState:
-  """The state with its cache widened to `slots` (static)."""
-  more = slots - state.cache.positions.shape[1]
-  wide = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0)))
+  B, N, T = shape
+  state = _idle(prefix, shape) if state is None else state
   cache = state.cache
-  cache = cache.replace(
-    keys=tuple(wide(x) for x in cache.keys),
-    values=tuple(wide(x) for x in cache.values),
-    positions=jnp.pad(cache.positions, ((0, 0), (0, more)), constant_values=-1),
+  lane = jnp.where(rows.slot < B, rows.slot // (B // N), N)
+  longest = lambda x, width: tuple(caches.resized(layer, width) for layer in x)
+  held = lambda old, new: tuple(
+    layer.at[lane].set(caches.resized(more, prefix_slots)[rows.source], mode="drop")
+    for layer, more in zip(longest(old, prefix_slots), new, strict=True)
   )
-  return _placed(state.replace(cache=cache))
+  put = lambda old, new: old.at[rows.slot].set(new, mode="drop")
+  before = Prefix(
+    keys=held(cache.prefix.keys, prefix.keys),
+    values=held(cache.prefix.values, prefix.values),
+    lengths=cache.prefix.lengths.at[lane].set(prefix.lengths[rows.source], mode="drop"),
+  )
+  R = rows.slot.shape[0]
+  zeros = jnp.zeros((R,), jnp.int32)
+  keys = jax.vmap(samplers.sample_key, (None, 0, 0))(root, rows.visit, rows.sample)
+  written = _blank(R, T) if written is None else written
+  return _placed(
+    DecodeState(
+      cache=Cache(longest(cache.keys, slots), longest(cache.values, slots), put(cache.used, zeros), before),
+      last=put(state.last, rows.last),
+      keys=put(state.keys, keys),
+      sampling=jax.tree.map(put, state.sampling, rows.sampling),
+      least=put(state.least, rows.least),
+      budgets=put(state.budgets, rows.budget),
+      stop=put(state.stop, zeros + RUNNING),
+      record=jax.tree.map(put, state.record, written),
+    )
+  )
 
 
-def decode(params: Params, config: ModelConfig, state: DecodeState, *, steps: int, truncate: bool) -> DecodeState:
+def decode(
+  params: Params, config: ModelConfig, state: DecodeState, stop_ids, version, *, steps: int, truncate: bool, least: bool
+) -> tuple[DecodeState, Report]:
   """K tokens in every live slot.
 
   Args:
     params: the rollout's copy.
     config: static.
     state: donated.
+    stop_ids: [E] int32, tokens that end a sample.
+    version: [] int32, updates that params have seen.
     steps: static K.
     truncate: static, whether any slot uses top-p, top-k or min-p.
+    least: static, whether any slot has tokens to write before it may stop.
+
+  Returns:
+    (state, report): the report is a copy that survives the state's donation.
   """
-  return _placed(jax.lax.fori_loop(0, steps, lambda _, state: _step(params, config, state, truncate), state))
+  step = lambda _, state: _step(params, config, state, stop_ids, version, truncate, least)
+  state = _placed(jax.lax.fori_loop(0, steps, step, state))
+  return state, Report(*jax.tree.map(jnp.copy, (state.stop, state.lengths, state.record)))
 
 
-def _placed(state: DecodeState) -> DecodeState:
-  """The state spread over the mesh: slots over the batch axes, the cache's heads over theirs.
+def _idle(prefix: Prefix, shape: tuple[int, int, int]) -> DecodeState:
+  """B slots that hold nothing, one cache slot wide."""
+  B, N, T = shape
+  blank = lambda rows: tuple(jnp.zeros((rows, x.shape[1], 1, x.shape[3]), x.dtype) for x in prefix.keys)
+  zeros = jnp.zeros((B,), jnp.int32)
+  return DecodeState(
+    cache=Cache(blank(B), blank(B), zeros, Prefix(blank(N), blank(N), jnp.zeros((N,), jnp.int32))),
+    last=zeros,
+    keys=jax.random.split(jax.random.key(0), B),
+    sampling=Sampling(jnp.ones((B,), jnp.float32), jnp.ones((B,), jnp.float32), zeros, jnp.zeros((B,), jnp.float32)),
+    least=zeros,
+    budgets=zeros,
+    stop=jnp.full((B,), IDLE, jnp.int32),
+    record=_blank(B, T),
+  )
 
-  Every program hands it on in this layout, so that none is compiled a second time for the layout of another's result.
+
+def _blank(rows: int, budget: int) -> Record:
+  zeros = lambda dtype: jnp.zeros((rows, budget), dtype)
+  return Record(zeros(jnp.int32), zeros(jnp.float32), zeros(jnp.float32), zeros(jnp.int32), zeros(bool))
+
+
+def _placed(tree):
+  """The arrays spread over the mesh: slots over the batch axes, the cache's heads over theirs.
+
+  Every program hands them on in this layout, so that none is compiled a second time for the layout of another's result.
   """
-  spread = jax.tree.map(lambda x: shard(x, _AXES[x.ndim]), state.replace(stop_ids=None))
-  return spread.replace(stop_ids=shard(state.stop_ids, (None,)))
+  return jax.tree.map(lambda x: shard(x, _AXES[x.ndim]), tree)
 
 
-# Of the state's arrays by their rank: the version, [B], [B, T] or [B, S], and [B, K, S, H] of the cache.
-_AXES = {0: (), 1: ("batch",), 2: ("batch", None), 4: ("batch", "kv_heads", None, None)}
+# Of the state's arrays by their rank: [B], [B, T], and [B, K, S, H] of the cache.
+_AXES = {1: ("batch",), 2: ("batch", None), 4: ("batch", "kv_heads", None, None)}
 
 
-def _step(params, config, state: DecodeState, truncate: bool) -> DecodeState:
+def _step(params, config, state: DecodeState, stop_ids, version, truncate: bool, least: bool) -> DecodeState:
   live = state.stop == RUNNING
-  used = state.cache.used
-  out = decoder.apply(params, config, state.last[:, None], used[:, None], cache=state.cache)
+  used, lane = state.cache.used, state.last.shape[0] // state.cache.prefix.lengths.shape[0]
+  positions = jnp.repeat(state.cache.prefix.lengths, lane) + used
+  out = decoder.apply(params, config, state.last[:, None], positions[:, None], cache=state.cache)
   logits = shard(decoder.unembed(params, config, out.hidden[:, 0]), ("batch", "vocab"))
-  uniforms = jax.vmap(samplers.token_uniform)(state.keys, state.lengths)
-  token, logprob, log_mass = samplers.sample(logits, uniforms, state.sampling, truncate=truncate)
+  uniforms = jax.vmap(samplers.token_uniform)(state.keys, used)
+  banned = dict(banned=(used < state.least, stop_ids)) if least else {}
+  token, logprob, log_mass = samplers.sample(logits, uniforms, state.sampling, truncate=truncate, **banned)
 
-  lengths = state.lengths + live.astype(jnp.int32)
-  ended = jnp.any(token[:, None] == state.stop_ids[None, :], axis=-1)
-  reason = jnp.where(ended, STOP_TOKEN, jnp.where(lengths >= state.budgets, BUDGET, RUNNING))
-  columns = jnp.arange(state.tokens.shape[1], dtype=jnp.int32)[None]
-  here = (columns == state.lengths[:, None]) & live[:, None]
+  length = used + 1
+  ended = jnp.any(token[:, None] == stop_ids[None, :], axis=-1)
+  reason = jnp.where(ended, STOP_TOKEN, jnp.where(length >= state.budgets, BUDGET, RUNNING))
+  columns = jnp.arange(state.record.tokens.shape[1], dtype=jnp.int32)[None]
+  here = (columns == used[:, None]) & live[:, None]
   put = lambda buffer, value: jnp.where(here, jnp.broadcast_to(value[:, None], buffer.shape), buffer)
+  one = jnp.ones_like(token)
   return state.replace(
     # A finished slot stays where it is: what it computes lands in the same place and is never read.
-    cache=out.cache.replace(used=jnp.where(live, used + 1, used)),
+    cache=out.cache.replace(used=jnp.where(live, length, used)),
     last=jnp.where(live, token, state.last),
-    tokens=put(state.tokens, token),
-    logprobs=put(state.logprobs, logprob),
-    log_mass=put(state.log_mass, log_mass),
-    versions=put(state.versions, jnp.broadcast_to(state.version[None], token.shape)),
-    lengths=lengths,
     stop=jnp.where(live, reason, state.stop).astype(jnp.int32),
+    record=jax.tree.map(put, state.record, Record(token, logprob, log_mass, version * one, one.astype(bool))),
   )

@@ -1,8 +1,11 @@
 """Floor 3: what decoding carries from chunk to chunk.
 
-A slot is a row. All fields are arrays, budgets and sampling parameters too, so that one compiled program serves them all,
-and the whole state is donated to each chunk. B slots, T completion budget of the buffers, S cache slots.
+A slot is a row. Slots form lanes of g neighbours that read one prompt: N lanes x g = B slots. All fields are arrays, budgets
+and sampling parameters too, so that one compiled program serves them all, and the whole state is donated to each program.
+B slots, T token budget of the buffers, S cache slots, R rows of one insertion.
 """
+
+from typing import Any, NamedTuple
 
 import jax
 from flax import struct
@@ -12,19 +15,51 @@ from jaxreason.sampling import Sampling
 
 
 @struct.dataclass
-class DecodeState:
-  """B samples on their way."""
+class Record:
+  """What is kept of every token after the prompt."""
 
-  cache: Cache  # S slots; holds every token but the last
-  last: jax.Array  # [B] int32, the token to feed next
+  tokens: Any  # [B, T] int32, the environment's too
+  logprobs: Any  # [B, T] float32, nats, of the tempered policy at sampling time; 0 for the environment's tokens
+  log_mass: Any  # [B, T] float32, nats, log of the mass that truncation kept
+  versions: Any  # [B, T] int32, updates the policy had seen when it wrote the token
+  own: Any  # [B, T] bool, the tokens that the policy wrote
+
+
+@struct.dataclass
+class DecodeState:
+  """B samples on their way. `cache.used` of them are in the cache, which is how many tokens follow the prompt's last one."""
+
+  cache: Cache  # S slots and the lanes' prompts without their last token
+  last: jax.Array  # [B] int32, the token to feed next: the prompt's last one, then the last of `record`
   keys: jax.Array  # [B] typed PRNG keys, one a sample
   sampling: Sampling  # four arrays [B]
-  budgets: jax.Array  # [B] int32, completion tokens allowed
-  stop_ids: jax.Array  # [E] int32, tokens that end a sample
-  tokens: jax.Array  # [B, T] int32, written so far
-  logprobs: jax.Array  # [B, T] float32, nats
-  log_mass: jax.Array  # [B, T] float32, nats
-  versions: jax.Array  # [B, T] int32
-  lengths: jax.Array  # [B] int32, completion tokens written
-  stop: jax.Array  # [B] int32: records.RUNNING, STOP_TOKEN or BUDGET
-  version: jax.Array  # [] int32, updates that the weights in use have seen
+  least: jax.Array  # [B] int32, tokens before which no stop token is drawn
+  budgets: jax.Array  # [B] int32, tokens allowed
+  stop: jax.Array  # [B] int32, records.RUNNING, STOP_TOKEN, BUDGET or IDLE
+  record: Record
+
+  @property
+  def lengths(self) -> jax.Array:
+    """[B] int32, tokens written after the prompt."""
+    return self.cache.used
+
+
+class Report(NamedTuple):
+  """What the host reads of a chunk while the next one runs: copies, because the state is donated."""
+
+  stop: jax.Array  # [B] int32
+  lengths: jax.Array  # [B] int32
+  record: Record
+
+
+class Rows(NamedTuple):
+  """Samples to put into slots; R is fixed, and a row whose slot is B or more does nothing."""
+
+  slot: Any  # [R] int32
+  source: Any  # [R] int32, the row of the prefilled prompts that it follows
+  last: Any  # [R] int32, the prompt's last token
+  visit: Any  # [R] int32
+  sample: Any  # [R] int32
+  sampling: Sampling  # four arrays [R]
+  least: Any  # [R] int32
+  budget: Any  # [R] int32

@@ -1,0 +1,204 @@
+"""Floor 3: who is in which slot, and who waits for one.
+
+What enters: prompts with the numbers of the samples to draw from each. What leaves: what was written, sample by sample, as each
+ends. A free slot takes the next sample in line; a lane whose slots are all free takes the next prompt, which is prefilled once
+for its group. Between two chunks the host reads what the last one wrote, feeds what environments say and fills free slots.
+
+A sample is named (visit, sample) and its draw depends on that name alone. B slots in lanes of g.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxreason.records import RUNNING, STOP_STRING
+from jaxreason.rollout.config import Shape
+from jaxreason.rollout.engine import Draw, Engine, Placing, Prefilled, RolloutPrograms
+from jaxreason.rollout.state import Record
+
+Name = tuple[int, int]  # (visit_id, which of the group's samples)
+# (tokens of a sample, how many of them were looked at before) -> how many to keep because a stop string ends there, or None.
+Cut = Callable[[Sequence[int], int], int | None]
+
+
+class Written(NamedTuple):
+  """What a sample has after its prompt, n tokens: ended, or on its way."""
+
+  visit: int
+  sample: int
+  stop: int  # records.RUNNING, STOP_TOKEN, BUDGET or STOP_STRING
+  record: Record  # numpy arrays [n]
+
+  @property
+  def name(self) -> Name:
+    return self.visit, self.sample
+
+
+@dataclasses.dataclass
+class _Prompt:
+  """A group's place in line."""
+
+  visit: int
+  tokens: np.ndarray  # [n] int32
+  left: collections.deque  # samples that have no slot yet
+  written: dict[int, Record]  # of those, what some have written already
+  prefilled: Prefilled | None = None
+
+
+class Slots:
+  """B slots and the line before them.
+
+  Args:
+    programs: compiled.
+    shape: static sizes.
+    draw: sampling.
+    cut: finds stop strings; None where there are none.
+  """
+
+  def __init__(self, programs: RolloutPrograms, shape: Shape, draw: Draw, cut: Cut | None = None):
+    self._engine, self._shape, self._cut = Engine(programs, shape, draw), shape, cut
+    self._line: list[_Prompt] = []
+    self._clear()
+
+  def _clear(self) -> None:
+    self._names: list[Name | None] = [None] * self._shape.slots
+    self._of_lane: list[_Prompt | None] = [None] * (self._shape.slots // self._shape.lane)
+    self._ended: dict[Name, int] = {}  # slots whose samples decode no longer
+    self._seen = np.zeros(self._shape.slots, np.int64)  # tokens in which a stop string was looked for
+    self._feeds: list[tuple[int, np.ndarray]] = []
+
+  def admit(self, visit: int, prompt: Sequence[int], samples: Iterable[int], written: Iterable[Written] = ()) -> None:
+    """Puts a prompt in line: `samples` of it are to be drawn, some of which may have written something already."""
+    had = {one.sample: one.record for one in written}
+    self._line.append(_Prompt(visit, np.asarray(prompt, np.int32), collections.deque(samples), had))
+
+  @property
+  def steps(self) -> int:
+    """Decode steps run, each of B slots."""
+    return self._engine.steps
+
+  @property
+  def running(self) -> list[int]:
+    """The slots that decode."""
+    return [slot for slot, name in enumerate(self._names) if name is not None and name not in self._ended]
+
+  @property
+  def waiting(self) -> int:
+    """Samples in line."""
+    return sum(len(prompt.left) for prompt in self._line)
+
+  def chunk(self, params, version: int) -> list[Written]:
+    """Fills free slots, decodes K tokens, and tells which samples ended; a slot stays theirs until `release` or `reply`.
+
+    With nothing to decode it returns at once. Where the shape says `ahead`, what a chunk wrote is told by the next call, while
+    the next chunk runs.
+
+    Args:
+      params: the rollout's copy.
+      version: updates that it has seen.
+    """
+    self._engine.extend(params, self._feeds)
+    self._feeds = []
+    self._fill(params)
+    running = self.running
+    if running:
+      self._engine.decode(params, version, running)
+    return self._look() if len(self._engine.pending) > (self._shape.ahead if running else 0) else []
+
+  def release(self, name: Name) -> None:
+    """Frees the slot of a sample that ended, if it still has it."""
+    slot = self._ended.pop(name, None)
+    if slot is not None:
+      self._names[slot] = None
+
+  def reply(self, ended: Written, prompt: Sequence[int], tokens: Sequence[int]) -> None:
+    """Lets a sample that ended a turn go on behind `tokens`, which it did not write; the caller sees to its budget."""
+    slot = self._ended.get(ended.name)
+    if slot is not None and ended.stop != STOP_STRING:
+      self._feeds.append((slot, np.array([ended.record.tokens[-1], *tokens], np.int32)))
+      del self._ended[ended.name]
+      self._seen[slot] = len(ended.record.tokens) + len(tokens)
+      return
+    # Its slot is gone, or has run on past the cut: it begins again behind all that was written.
+    self.release(ended.name)
+    said = Record(np.asarray(tokens, np.int32), *(np.zeros(len(tokens), dtype) for dtype in (float, float, int, bool)))
+    record = jax.tree.map(lambda had, more: np.concatenate([had, more.astype(had.dtype)]), ended.record, said)
+    self.admit(ended.visit, prompt, [ended.sample], [ended._replace(stop=RUNNING, record=record)])
+
+  def unload(self) -> tuple[list[Written], list[Written]]:
+    """(ended and not told yet, still running): takes the samples out of their slots and gives the device's memory back.
+
+    What waits in line stays there. Samples between two turns lose their slots; `reply` puts them in line.
+    """
+    ended = []
+    while self._engine.pending:
+      ended += self._look()
+    running, record = self.running, None
+    if running:
+      lengths, record = jax.device_get(self._engine.written())
+    found = [self._written(slot, RUNNING, lengths[slot], record) for slot in running]
+    self._engine.clear()
+    for prompt in self._line:
+      prompt.prefilled = None
+    self._clear()
+    return ended, found
+
+  def _free(self, lane: int) -> list[int]:
+    g = self._shape.lane
+    return [slot for slot in range(lane * g, lane * g + g) if self._names[slot] is None]
+
+  def _next(self, lane: int) -> _Prompt | None:
+    """Whom a free slot may take a sample of: the lane's own prompt, or the first in line where all of the lane is free."""
+    if len(self._free(lane)) == self._shape.lane:
+      return next((prompt for prompt in self._line if prompt.left), None)
+    return self._of_lane[lane] if self._of_lane[lane].left else None
+
+  def _fill(self, params) -> None:
+    """Puts samples from the line into free slots."""
+    chosen = []
+    for lane in range(len(self._of_lane)) if self._line else ():
+      for slot in self._free(lane):
+        prompt = self._next(lane)
+        if prompt is None:
+          break
+        sample = prompt.left.popleft()
+        self._of_lane[lane], self._names[slot] = prompt, (prompt.visit, sample)
+        chosen.append((slot, prompt, sample))
+    new = list({id(prompt): prompt for _, prompt, _ in chosen if prompt.prefilled is None}.values())
+    for prompt, prefilled in zip(new, self._engine.prefill(params, [prompt.tokens for prompt in new]), strict=True):
+      prompt.prefilled = prefilled
+    placings = [Placing(slot, at.prefilled, at.visit, sample, at.written.pop(sample, None)) for slot, at, sample in chosen]
+    for placing in placings:
+      self._seen[placing.slot] = 0 if placing.written is None else len(placing.written.tokens)
+    self._engine.place(params, placings)
+    self._line = [prompt for prompt in self._line if prompt.left]
+
+  def _look(self) -> list[Written]:
+    """What ended in the oldest chunk that was not looked at."""
+    same, stop, lengths, report = self._engine.read()
+    looked = [slot for slot in self.running if same[slot] and (stop[slot] != RUNNING or self._cut is not None)]
+    if not looked:
+      return []
+    record = jax.device_get(report.record)
+    found = [self._written(slot, int(stop[slot]), lengths[slot], record) for slot in looked]
+    if self._cut is not None:
+      found = [self._cut_off(slot, written) for slot, written in zip(looked, found, strict=True)]
+    for slot, written in zip(looked, found, strict=True):
+      self._seen[slot] = len(written.record.tokens)
+      if written.stop != RUNNING:
+        self._ended[written.name] = slot
+    return [written for written in found if written.stop != RUNNING]
+
+  def _written(self, slot: int, stop: int, length: int, record: Record) -> Written:
+    return Written(*self._names[slot], stop, jax.tree.map(lambda buffer: buffer[slot, :length].copy(), record))
+
+  def _cut_off(self, slot: int, written: Written) -> Written:
+    """The sample up to the end of its first stop string, if it has one."""
+    kept = self._cut(written.record.tokens, int(self._seen[slot]))
+    if kept is None:
+      return written
+    return written._replace(stop=STOP_STRING, record=jax.tree.map(lambda buffer: buffer[:kept], written.record))
