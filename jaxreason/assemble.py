@@ -1,7 +1,7 @@
 """Floor 3: from rollouts to the batch of one update.
 
 What enters: `Rollouts` with rewards. What leaves: a `Batch`, prompts and completions joined into rows, advantages on every
-completion token, and a mask without the samples that could not be judged. Runs on the device, jitted by `build`.
+token that the policy wrote, and a mask without the samples that could not be judged. Runs on the device, jitted by `build`.
 B sequences = P prompts x G samples, Tp prompt columns, T completion columns, S = Tp + T.
 """
 
@@ -29,7 +29,7 @@ def assemble(rollouts: Rollouts, *, objective: Objective, width: int) -> Batch:
   completions, logprobs = flat(rollouts.tokens), flat(rollouts.logprobs)
   lengths = rollouts.lengths.reshape(B)
   prompt_lengths = jnp.repeat(rollouts.prompt_lengths, G)
-  written = jnp.arange(width, dtype=jnp.int32)[None] < lengths[:, None]
+  written = flat(rollouts.own)
   advantages = objectives.advantages(objective, rollouts.rewards, rollouts.judged, written.reshape(P, G, width))
   counted = objectives.counted(objective, rollouts.rewards, rollouts.judged).reshape(B)
   mask = written & rollouts.judged.reshape(B, 1)

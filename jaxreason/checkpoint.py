@@ -26,7 +26,7 @@ import orbax.checkpoint as ocp
 
 from jaxreason.errors import UserError
 
-_FORMAT = 1
+_FORMAT = 2
 _LOCK = "lock"
 _DELETED = "deleted"
 

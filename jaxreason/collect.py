@@ -1,46 +1,41 @@
-"""Floor 4: from prompts to judged rollouts.
+"""Floor 4: from prompts to the judged rollouts of one step.
 
-What enters: parameters and the position in the endless stream of prompts. What leaves: `Rollouts` with rewards, the
-samples as text, and the step's numbers. While the device decodes the next chunk, the verifier pool judges what has
-finished. P prompts x G samples.
+What enters: parameters and the place in the endless stream of prompts. What leaves: `Rollouts` with rewards, the samples as
+text, and the step's numbers. P prompts x G samples.
+
+With `max_staleness` 0 a batch is the first P groups, by visit id, that can be trained on; further prompts are begun only when
+all that were begun are judged, so that no delay decides what is trained on. Above 0, samples that are not finished live on
+across the update, groups are taken in the order in which they end, and admission is bounded: at most
+(max_staleness + updates + 1) · P groups are ever begun, those that were given up not counted (as in AReaL).
 """
 
 import hashlib
 import json
+import math
 import time
-from concurrent.futures import Future
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from jaxreason import pending
+from jaxreason.answers import Group, Sample, open_answers
 from jaxreason.build import Run, layout_of
-from jaxreason.data.prompts import pack_prompts
-from jaxreason.data.stream import PromptStream, visits
+from jaxreason.data.prompts import Prompts, pack_prompts, right_padded
+from jaxreason.data.queue import PromptQueue
+from jaxreason.data.stream import PromptStream
 from jaxreason.errors import UserError
-from jaxreason.records import STOP_TOKEN, Layout, Rollouts
+from jaxreason.records import Layout, Rollouts
 from jaxreason.rewards.pool import VerifierPool
-from jaxreason.rewards.verdict import Verdict
-from jaxreason.rollout import engine
-from jaxreason.rollout.state import DecodeState
+from jaxreason.rollout.config import bucketed, width
+from jaxreason.rollout_numbers import ages, check_judged, oldest, rewards_of, statistics
 
 
-class Sample(NamedTuple):
-  """One finished response and what was said of it."""
-
-  row: dict
-  response: str
-  finished: bool  # ended by a stop token, not cut off by its budget
-  tokens: int
-  verdict: Verdict
-
-
-class Judged(NamedTuple):
-  """A decoded and judged wave: sample p·G + g is sample g of prompt p."""
-
-  state: DecodeState
-  samples: list[Sample]
-  reward_wait: float  # seconds of verification that decoding did not hide
+COUNTS = (
+  *("prompts/truncated", "prompts/dropped", "groups/begun", "groups/unused"),
+  *("groups/same_reward", "groups/too_old", "groups/too_old_tokens"),
+)
 
 
 class Collected(NamedTuple):
@@ -53,68 +48,40 @@ class Collected(NamedTuple):
   numbers: dict
 
 
-def item(row: dict, response: str, finished: bool) -> dict:
-  """What the verifier pool is asked: the row's answer and verifier, and the response."""
-  return {"verifier": row["verifier"], "response": response, "answer": row["answer"], "finished": finished}
+class Judged(NamedTuple):
+  """A group with its verdicts."""
 
+  group: Group
+  samples: list[Sample]
 
-def judged_wave(
-  run: Run, params, pool: VerifierPool, rows, wave: engine.Wave, *, temperature: float, root: jax.Array, version: int
-) -> Judged:
-  """Samples from a wave of prompts and judges each response as it finishes.
+  @property
+  def rewards(self) -> list[float]:
+    """Of the samples that have one."""
+    return [sample.reward for sample in self.samples if sample.reward is not None]
 
-  Args:
-    run: programs, tokenizer and settings.
-    params: the rollout's copy of the weights.
-    pool: open.
-    rows: P rows, one for each prompt of the wave.
-    wave: prompts, group and budget.
-    temperature: 0 for argmax, without truncation; else with the settings' top-p, top-k and min-p.
-    root: typed PRNG key.
-    version: updates that params have seen.
-  """
-  shape = run.settings.rollout
-  slots = len(rows) * wave.group
-  asked: list[tuple | None] = [None] * slots
-  futures: list[Future | None] = [None] * slots
-
-  def on_finished(indices, tokens, lengths, stop):
-    for slot in indices:
-      row, finished = rows[slot // wave.group], int(stop[slot]) == STOP_TOKEN
-      response = run.tokenizer.decode(tokens[slot, : lengths[slot]].tolist())
-      asked[slot] = (row, response, finished, int(lengths[slot]))
-      futures[slot] = pool.submit(item(row, response, finished))
-
-  truncation = dict(top_p=shape.top_p, top_k=shape.top_k, min_p=shape.min_p) if temperature > 0 else {}
-  state = engine.run(
-    run.programs.rollout, params, wave, engine.uniform_sampling(slots, temperature=temperature, **truncation),
-    root=root, version=version, stop_ids=run.tokenizer.stop_ids, chunk=shape.chunk, cache_bucket=shape.cache_bucket,
-    on_finished=on_finished,
-  )  # fmt: skip
-  began = time.perf_counter()
-  samples = [Sample(*told, future.result()) for told, future in zip(asked, futures, strict=True)]
-  if run.settings.rewards.require_finished:
-    samples = [sample if sample.finished else cut_off(sample) for sample in samples]
-  return Judged(state, samples, time.perf_counter() - began)
-
-
-def cut_off(sample: Sample) -> Sample:
-  """The sample judged wrong, whatever it says, because its budget ended it; its manner is still counted."""
-  return sample._replace(verdict=Verdict(0.0, "wrong", detail="cut off by its token budget", parts=sample.verdict.parts))
+  @property
+  def varies(self) -> bool:
+    """Whether its rewards are not all the same."""
+    return len(self.rewards) > 1 and max(self.rewards) - min(self.rewards) > 1e-6
 
 
 class Collector:
-  """The stream of training prompts and the place reached in it.
+  """The stream of training prompts, the place reached in it, and the groups that are on their way.
 
-  Attributes:
-    next_visit: the first visit_id of the next step; all that a checkpoint keeps.
+  Args:
+    run: programs, tokenizer and settings.
+    pool: open.
   """
 
-  def __init__(self, run: Run, pool: VerifierPool, *, next_visit: int = 0):
-    self._run, self._pool = run, pool
+  def __init__(self, run: Run, pool: VerifierPool):
+    self._run, self._shape = run, run.settings.rollout
     self._stream = PromptStream(run.rows.train, seed=run.settings.seed)
-    self._root = jax.random.fold_in(jax.random.key(run.settings.seed), 2)
-    self.next_visit = next_visit
+    shape = self._shape
+    begun = None if shape.max_staleness or shape.refill_zero_variance else self._wave(shape.prompts) * shape.group
+    root = jax.random.fold_in(jax.random.key(run.settings.seed), 2)
+    self._answers = open_answers(run, pool, root, group=shape.group, samples=begun, temperature=shape.temperature)
+    self._queue = self._queue_at(None)
+    self._trained, self._version = 0, None
 
   @property
   def fingerprint(self) -> str:
@@ -122,6 +89,15 @@ class Collector:
     held_out = [self._run.rows.validation, self._run.rows.test]
     told = json.dumps([self._stream.fingerprint, self._run.tokenizer.fingerprint, held_out], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()
+
+  def state(self) -> dict:
+    """All that a checkpoint keeps of the collector, as JSON values: the queue, and groups with what they have so far."""
+    return {"queue": self._queue.state(), "trained": self._trained, "groups": pending.to_json(self._answers)}
+
+  def restore(self, state: dict) -> None:
+    """Goes on from a `state`. Keys and values of what was on its way are computed anew, with the parameters to come."""
+    self._queue, self._trained = self._queue_at(state["queue"]), state["trained"]
+    pending.from_json(state["groups"], self._answers, self._shape.group, self._prompts)
 
   def collect(self, params, step: int) -> Collected:
     """One step's rollouts.
@@ -133,123 +109,154 @@ class Collector:
     Raises:
       UserError: more samples without a verdict than `rewards.max_unjudged` allows.
     """
-    shape = self._run.settings.rollout
-    began = time.perf_counter()
-    prompts = self._next_prompts()
-    wave = engine.Wave(prompts.tokens, prompts.lengths, prompts.visit_ids.astype(np.int32), shape.group, shape.max_new_tokens)
-    judged = judged_wave(
-      self._run, self._run.programs.rollout.prepare(params), self._pool, prompts.rows, wave,
-      temperature=shape.temperature, root=self._root, version=step,
-    )  # fmt: skip
-    rewards, valid = rewards_of(judged.samples)
+    began, before = time.perf_counter(), self._answers.work()
+    prepared = self._run.programs.rollout.prepare(params)
+    self._counts = dict.fromkeys(COUNTS, 0)
+    batch = self._endless(prepared, step) if self._shape.max_staleness else self._in_waves(prepared, step)
+    self._trained += len(batch)
+    samples = [sample for judged in batch for sample in judged.samples]
+    rewards, valid = rewards_of(samples)
     if self._run.settings.rewards.shuffle:
-      order = np.random.default_rng([self._run.settings.seed, self.next_visit]).permutation(rewards.size)
+      order = np.random.default_rng([self._run.settings.seed, step]).permutation(rewards.size)
       rewards, valid = rewards[order], valid[order]
-    groups = (shape.prompts, shape.group)
-    numbers = statistics(judged.samples, rewards.reshape(groups), valid.reshape(groups))
-    check_judged(judged.samples, self._run.settings.rewards.max_unjudged)
-    seconds = time.perf_counter() - began
-    numbers |= {
-      "prompts/truncated": len(prompts.truncated),
-      "prompts/dropped": len(prompts.dropped),
+    rewards, valid = (array.reshape(len(batch), -1) for array in (rewards, valid))
+    numbers = statistics(samples, rewards, valid)
+    check_judged(samples, self._run.settings.rewards.max_unjudged)
+    seconds, done = time.perf_counter() - began, self._answers.work().since(before)
+    numbers |= self._counts | ages(samples, step) | {
+      "slot_utilisation": done.tokens / max(1, done.slot_steps),
       "time/rollout": seconds,
-      "time/reward_wait": judged.reward_wait,
-      "perf/rollout_tokens_per_second": sum(sample.tokens for sample in judged.samples) / seconds,
-    }
-    rollouts = self._rollouts(wave, judged.state, rewards.reshape(groups), valid.reshape(groups))
-    width, layout = self._shape(wave, np.array([sample.tokens for sample in judged.samples]))
-    return Collected(rollouts, width, layout, judged.samples, numbers)
+      "time/reward_wait": done.waited,
+      "perf/rollout_tokens_per_second": done.tokens / seconds,
+    }  # fmt: skip
+    rollouts = self._rollouts(batch, rewards, valid)
+    columns, layout = self._layout(rollouts)
+    return Collected(rollouts, columns, layout, samples, numbers)
 
-  def _shape(self, wave: engine.Wave, written: np.ndarray) -> tuple[int, Layout | None]:
-    """Completion columns of the batch, and its layout. Packed, columns cost nothing, and one width is one program."""
-    shape = self._run.settings.rollout
-    packed = self._run.settings.train.row_tokens > 0
-    width = wave.budget if packed else engine.width(int(written.max()), shape.chunk, wave.budget)
-    prompts = np.repeat(wave.lengths, wave.group)
-    return width, layout_of(self._run, "train", prompts, prompts + written, wave.prompts.shape[1] + width)
+  def _in_waves(self, params, step: int) -> list[Judged]:
+    """The first P groups by visit id that can be trained on, all written by these parameters."""
+    P, shape = self._shape.prompts, self._shape
+    found, others = [], []
+    for _ in range(shape.max_waves if shape.refill_zero_variance else 1):
+      self._begin(self._wave(P - len(found)), step)
+      while self._answers.busy:
+        self._answers.advance(params, step)
+      for judged in self._taken():
+        (found if self._trains_on(judged, step) else others).append(judged)
+      if len(found) >= P:
+        break
+    self._answers.unload()
+    return self._filled(found, others)
 
-  def _next_prompts(self):
-    """The next P prompts that fit; dropped ones are replaced by the prompts that follow them in the stream."""
-    shape = self._run.settings.rollout
-    wanted = list(visits(self.next_visit, shape.prompts))
-    dropped = []
-    while True:
-      packed = pack_prompts(
-        self._run.tokenizer, self._stream.rows(wanted), wanted,
-        bucket=shape.prompt_bucket, max_length=shape.max_prompt_tokens, policy=shape.long_prompts,
-      )  # fmt: skip
-      dropped += packed.dropped
-      if len(dropped) > 10 * shape.prompts + len(self._stream):
+  def _endless(self, params, step: int) -> list[Judged]:
+    """P groups in the order in which they ended; what is not finished goes on at the next step."""
+    P, shape = self._shape.prompts, self._shape
+    if shape.refresh_cache and self._version not in (None, step):
+      self._answers.refresh()
+    self._version = step
+    found, others = [], []
+    while len(found) < P and len(others) < shape.max_waves * P:
+      while self._answers.room and self._begun(found) < (shape.max_staleness + step + 1) * P:
+        self._begin(1, step)
+      if len(found) + len(self._answers.ready()) < P:
+        self._answers.advance(params, step)
+      for judged in self._taken(P - len(found)) if len(found) + len(self._answers.ready()) >= P else ():
+        (found if self._trains_on(judged, step) else others).append(judged)
+    return self._filled(found, others)
+
+  def _begun(self, found: list[Judged]) -> int:
+    """Groups that were ever begun and not given up."""
+    return self._trained + len(found) + len(self._answers.groups)
+
+  def _filled(self, found: list[Judged], others: list[Judged]) -> list[Judged]:
+    """A batch of P groups: of too few that can be trained on, it is filled up with others."""
+    P = self._shape.prompts
+    used = others[: max(0, P - len(found))]
+    self._counts["groups/unused"] += len(found[P:]) + len(others) - len(used)
+    return sorted(found[:P] + used, key=lambda judged: judged.group.visit)
+
+  def _trains_on(self, judged: Judged, step: int) -> bool:
+    """Whether a batch wants the group; counts why not."""
+    shape = self._shape
+    if shape.max_age and step - oldest(judged.samples) > shape.max_age:
+      self._counts["groups/too_old"] += 1
+      self._counts["groups/too_old_tokens"] += sum(sample.tokens for sample in judged.samples)
+      return False
+    if shape.refill_zero_variance and not judged.varies:
+      self._counts["groups/same_reward"] += 1
+      return False
+    return True
+
+  def _wave(self, groups: int) -> int:
+    """Groups to begin for so many that are wanted."""
+    return math.ceil(groups * self._shape.oversample)
+
+  def _begin(self, count: int, step: int) -> None:
+    """Puts the next prompts that fit in line; dropped ones are replaced by those that follow."""
+    self._counts["groups/begun"] += count
+    dropped = 0
+    while count:
+      visits = self._queue.take(count)
+      packed = self._prompts(visits)
+      for row, (visit, length) in enumerate(zip(packed.visit_ids.tolist(), packed.lengths, strict=True)):
+        group = Group(visit, packed.rows[row], packed.tokens[row, :length], self._shape.group, step)
+        self._answers.ask(group)
+      self._counts["prompts/truncated"] += len(packed.truncated)
+      self._counts["prompts/dropped"] += len(packed.dropped)
+      count, dropped = len(packed.dropped), dropped + len(packed.dropped)
+      if dropped > 10 * self._shape.prompts + len(self._stream):
         raise UserError(
-          f"no prompt of the training data has at most {shape.max_prompt_tokens} tokens; raise config.rollout.max_prompt_tokens"
+          f"no prompt of the training data has at most {self._shape.max_prompt_tokens} tokens; "
+          "raise config.rollout.max_prompt_tokens"
         )
-      following = wanted[-1] + 1
-      wanted = [visit for visit in wanted if visit not in packed.dropped]
-      wanted += range(following, following + shape.prompts - len(wanted))
-      if not packed.dropped:
-        self.next_visit = following
-        return packed._replace(dropped=tuple(dropped))
 
-  def _rollouts(self, wave, state: DecodeState, rewards, judged) -> Rollouts:
-    groups = lambda x: x.reshape(len(wave.lengths), wave.group, *x.shape[1:])
-    return Rollouts(
-      prompts=wave.prompts, prompt_lengths=wave.lengths, visit_ids=wave.visit_ids,
-      tokens=groups(state.tokens), lengths=groups(state.lengths), logprobs=groups(state.logprobs),
-      log_mass=groups(state.log_mass), versions=groups(state.versions), stop=groups(state.stop),
-      rewards=rewards, judged=judged,
+  def _prompts(self, visits: Sequence[int]) -> Prompts:
+    shape = self._shape
+    return pack_prompts(
+      self._run.tokenizer, self._stream.rows(visits), visits,
+      bucket=shape.prompt_bucket, max_length=shape.max_prompt_tokens, policy=shape.long_prompts,
     )  # fmt: skip
 
+  def _queue_at(self, state: dict | None) -> PromptQueue:
+    return PromptQueue(self._stream, order=self._shape.order, max_solve_rate=self._shape.max_solve_rate, state=state)
 
-def check_judged(samples: list[Sample], most: float) -> None:
-  """Raises UserError when more than the share `most` of the samples have no verdict."""
-  faults = [sample.verdict for sample in samples if sample.verdict.reward is None]
-  if len(faults) > most * len(samples):
-    raise UserError(
-      f"{len(faults) / len(samples):.0%} of {len(samples)} samples have no verdict, expected at most {most:.0%} "
-      f"(rewards.max_unjudged); the first: {faults[0].status}, {faults[0].detail}"
-    )
+  def _taken(self, most: int | None = None) -> list[Judged]:
+    """Whole groups with their verdicts, which go into the estimates of how hard their prompts are."""
+    found = []
+    for group in self._answers.ready()[:most]:
+      judged = Judged(group, self._answers.take(group))
+      right = sum(sample.verdict.status == "correct" for sample in judged.samples)
+      self._queue.record(group.visit, right, len(judged.rewards))
+      found.append(judged)
+    return found
 
+  def _layout(self, rollouts: Rollouts) -> tuple[int, Layout | None]:
+    """Completion columns of the batch, and its layout. Packed, columns cost nothing, and one width is one program."""
+    shape, written = self._shape, rollouts.lengths.reshape(-1)
+    packed = self._run.settings.train.row_tokens > 0
+    columns = shape.max_new_tokens if packed else width(int(written.max()), shape.chunk, shape.max_new_tokens)
+    prompts = np.repeat(rollouts.prompt_lengths, shape.group)
+    return columns, layout_of(self._run, "train", prompts, prompts + written, rollouts.prompts.shape[1] + columns)
 
-def rewards_of(samples: list[Sample]) -> tuple[np.ndarray, np.ndarray]:
-  """(rewards [B] float32, judged [B] bool); a sample without a verdict has reward 0 and judged False."""
-  rewards = np.array([sample.verdict.reward or 0.0 for sample in samples], np.float32)
-  return rewards, np.array([sample.verdict.reward is not None for sample in samples])
+  def _rollouts(self, batch: list[Judged], rewards, valid) -> Rollouts:
+    """The arrays of a batch, on the host."""
+    shape, prompts = self._shape, [judged.group.prompt for judged in batch]
+    longest = bucketed(max(map(len, prompts)), shape.prompt_bucket)
+    written = [sample.written for judged in batch for sample in judged.samples]
+    groups = (len(batch), shape.group)
 
+    def padded(name: str):
+      parts = [getattr(one.record, name) for one in written]
+      filled = np.zeros((len(parts), shape.max_new_tokens), parts[0].dtype)
+      for row, part in zip(filled, parts, strict=True):
+        row[: len(part)] = part
+      return filled.reshape(*groups, -1)
 
-def statistics(samples: list[Sample], rewards: np.ndarray, judged: np.ndarray) -> dict:
-  """Numbers of judged samples, under the names practitioners know.
-
-  Args:
-    samples: B samples.
-    rewards: [P, G] float32.
-    judged: [P, G] bool.
-  """
-  lengths = np.array([sample.tokens for sample in samples])
-  count = max(1, int(judged.sum()))
-  spread = [float(np.std(group[valid])) for group, valid in zip(rewards, judged, strict=True) if valid.any()]
-  numbers = {
-    "reward": float(rewards[judged].sum()) / count,
-    "reward_std": float(np.mean(spread)) if spread else 0.0,
-    "frac_reward_zero_std": float(np.mean([value == 0 for value in spread])) if spread else 1.0,
-    "pass_rate": float(np.mean([sample.verdict.status == "correct" for sample in samples])),
-    "unjudged": 1.0 - float(judged.mean()),
-    "completions/mean_length": float(lengths.mean()),
-    "completions/max_length": int(lengths.max()),
-    "completions/clipped_ratio": float(np.mean([not sample.finished for sample in samples])),
-  }
-  return numbers | manners(samples)
-
-
-def manners(samples: list[Sample]) -> dict:
-  """Share of worked answers and accuracy within each manner, for verifiers that tell worked from terse."""
-  told = [
-    (sample.verdict.parts["worked"] > 0, sample.verdict.status == "correct")
-    for sample in samples
-    if "worked" in sample.verdict.parts
-  ]
-  if not told:
-    return {}
-  worked, terse = [right for is_worked, right in told if is_worked], [right for is_worked, right in told if not is_worked]
-  numbers = {"worked_share": len(worked) / len(samples)}
-  numbers |= {f"accuracy_{name}": float(np.mean(rights)) for name, rights in (("worked", worked), ("terse", terse)) if rights}
-  return numbers
+    return Rollouts(
+      prompts=right_padded(prompts, longest, 0),
+      prompt_lengths=np.array([len(prompt) for prompt in prompts], np.int32),
+      visit_ids=np.array([judged.group.visit for judged in batch], np.uint32).astype(np.int32),
+      lengths=np.array([len(one.record.tokens) for one in written], np.int32).reshape(groups),
+      stop=np.array([one.stop for one in written], np.int32).reshape(groups),
+      rewards=rewards, judged=valid, **{name: padded(name) for name in ("tokens", "logprobs", "log_mass", "versions", "own")},
+    )  # fmt: skip

@@ -9,12 +9,11 @@ import math
 import jax
 import numpy as np
 
+from jaxreason.answers import Group, Sample, open_answers
 from jaxreason.build import Run
-from jaxreason.collect import Sample, check_judged, judged_wave, manners
 from jaxreason.data.prompts import pack_prompts
 from jaxreason.rewards.pool import VerifierPool
-from jaxreason.rollout import engine
-from jaxreason.sharding import batch_shards
+from jaxreason.rollout_numbers import check_judged, manners
 
 Z = 1.96  # standard deviations of a 95 % interval
 
@@ -41,27 +40,26 @@ def evaluate(
     UserError: more samples without a verdict than `rewards.max_unjudged` allows.
   """
   shape = run.settings.rollout
-  # Waves of the training shape reuse its compiled decode; the last one is filled up with repeats that are not counted.
-  whole = batch_shards(run.mesh) // math.gcd(batch_shards(run.mesh), samples)  # prompts whose samples fill every device alike
-  prompts = max(1, shape.prompts * shape.group // samples // whole) * whole
-  prepared = run.programs.rollout.prepare(params)
   root = jax.random.fold_in(jax.random.key(run.settings.seed), 3)
+  answers = open_answers(run, pool, root, group=samples, samples=samples * len(rows), temperature=temperature)
   # Every problem counts: a prompt that training would drop is cut here, and said so.
   policy = "error" if shape.long_prompts == "error" else "truncate_left"
-  found: list[Sample] = []
-  truncated = set()
-  for first in range(0, len(rows), prompts):
-    chosen = [rows[min(index, len(rows) - 1)] for index in range(first, first + prompts)]
-    packed = pack_prompts(
-      run.tokenizer, chosen, range(first, first + prompts),
-      bucket=shape.prompt_bucket, max_length=shape.max_prompt_tokens, policy=policy,
-    )  # fmt: skip
-    wave = engine.Wave(packed.tokens, packed.lengths, packed.visit_ids.astype(np.int32), samples, shape.max_new_tokens)
-    judged = judged_wave(run, prepared, pool, packed.rows, wave, temperature=temperature, root=root, version=0)
-    truncated |= {visit for visit in packed.truncated if visit < len(rows)}
-    found += judged.samples[: samples * (min(first + prompts, len(rows)) - first)]
+  packed = pack_prompts(
+    run.tokenizer, rows, range(len(rows)), bucket=shape.prompt_bucket, max_length=shape.max_prompt_tokens, policy=policy
+  )
+  groups = [
+    Group(visit, row, tokens[:length], samples, begun=0)
+    for visit, (row, tokens, length) in enumerate(zip(packed.rows, packed.tokens, packed.lengths, strict=True))
+  ]
+  for group in groups:
+    answers.ask(group)
+  prepared = run.programs.rollout.prepare(params)
+  while answers.busy:
+    answers.advance(prepared, 0)
+  answers.unload()
+  found = [sample for group in groups for sample in answers.take(group)]
   check_judged(found, run.settings.rewards.max_unjudged)
-  return summary(found, samples) | {"prompts/truncated": len(truncated)}, found
+  return summary(found, samples) | {"prompts/truncated": len(packed.truncated)}, found
 
 
 def rights(found: list[Sample], samples: int) -> np.ndarray:

@@ -39,7 +39,7 @@ class Progress:
     config: the run's settings, as nested dicts.
     data: fingerprint of the training data.
     step: updates done, over both phases.
-    next_visit: place in the endless stream of prompts.
+    collector: place in the endless stream of prompts, and the groups that are on their way; see `Collector.state`.
     best: {"step", "pass@1"} of the best validation, or empty.
     results: "before" and "after", each as `train.test` gives it, and "gain", problem by problem.
     mesh: number, platform and axes of the devices, in words.
@@ -48,7 +48,7 @@ class Progress:
   config: dict[str, Any]
   data: str
   step: int = 0
-  next_visit: int = 0
+  collector: dict[str, Any] = dataclasses.field(default_factory=dict)
   best: dict[str, Any] = dataclasses.field(default_factory=dict)
   results: dict[str, Any] = dataclasses.field(default_factory=dict)
   mesh: str = ""

@@ -26,7 +26,8 @@ class Rollouts:
   logprobs: Any  # [P, G, T] float32, nats, of the tempered policy at sampling time
   log_mass: Any  # [P, G, T] float32, nats, log of the mass that truncation kept
   versions: Any  # [P, G, T] int32, updates the policy had seen when it wrote the token
-  stop: Any  # [P, G] int32, STOP_TOKEN or BUDGET
+  own: Any  # [P, G, T] bool, the tokens that the policy wrote; the others an environment said
+  stop: Any  # [P, G] int32, STOP_TOKEN, BUDGET or STOP_STRING
   rewards: Any  # [P, G] float32 in [0, 1]
   judged: Any  # [P, G] bool, False where no verdict could be given
 

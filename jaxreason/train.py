@@ -15,7 +15,8 @@ import numpy as np
 
 from jaxreason.build import Run, layout_of
 from jaxreason.checkpoint import Checkpoints, SaveFailed
-from jaxreason.collect import Collector, Sample
+from jaxreason.answers import Sample
+from jaxreason.collect import Collector
 from jaxreason.data import demonstrations
 from jaxreason.data.stream import PromptStream, visits
 from jaxreason.evaluate import evaluate, rights
@@ -24,7 +25,7 @@ from jaxreason.progress import Progress, begin_rl, resume, saved_tree
 from jaxreason.records import Batch, TrainState
 from jaxreason.report.display import Display
 from jaxreason.rewards.pool import VerifierPool
-from jaxreason.rollout.engine import width
+from jaxreason.rollout.config import width
 from jaxreason.settings import RunSettings
 
 # Called after every update with (step, phase, state, batch, stats); debugging looks at each.
@@ -50,7 +51,8 @@ def train(run: Run, workdir: str | Path, *, show: Display, watch: Watch | None =
   ):
     collector = Collector(run, pool)
     state, reference, progress = resume(run, checkpoints, collector.fingerprint, show)
-    collector.next_visit = progress.next_visit
+    if progress.collector:
+      collector.restore(progress.collector)
     teacher = run.teacher_params() if run.teacher_params else None
     supervised = Demonstrations(run)
     with MetricsWriter(workdir, first_step=progress.step, on_numbers=told_to(show)) as metrics:
@@ -77,15 +79,15 @@ def train(run: Run, workdir: str | Path, *, show: Display, watch: Watch | None =
         if watch is not None:
           watch(step, phase, state, batch, stats)
         metrics.write(step, phase, stats | numbers | {"time/step": time.perf_counter() - began})
-        progress.step, progress.next_visit = step + 1, collector.next_visit
+        progress.step = step + 1
         best = validation_due(settings, step + 1) and progress.validated(step, validate(run, state.params, pool), metrics)
         if step + 1 == first_rl and settings.train.steps:
           state, reference = begin_rl(run, state)
         if (best or due(settings.train.save_every, step + 1) or step + 1 == first_rl) and step + 1 < total:
-          save(checkpoints, metrics, state, reference, progress, show)
+          save(checkpoints, metrics, state, reference, progress, collector, show)
       if "after" not in progress.results:
         progress.record("after", test(run, state.params, pool, show, "after"), metrics, max(total - 1, 0))
-        save(checkpoints, metrics, state, reference, progress, show)
+        save(checkpoints, metrics, state, reference, progress, collector, show)
   return progress.results
 
 
@@ -105,9 +107,12 @@ def validation_due(settings: RunSettings, step: int) -> bool:
   return due(every, done) or (every > 0 and 0 < done == settings.train.steps)
 
 
-def save(checkpoints: Checkpoints, metrics: MetricsWriter, state, reference, progress: Progress, show: Display) -> None:
+def save(
+  checkpoints: Checkpoints, metrics: MetricsWriter, state, reference, progress: Progress, collector: Collector, show: Display
+) -> None:
   """Saves a step; a full disk is told and the run goes on with the older steps as they were."""
   metrics.flush()
+  progress.collector = collector.state()
   try:
     checkpoints.save(progress.step, saved_tree(state, reference), progress.to_host())
   except SaveFailed as error:

@@ -158,7 +158,7 @@ def _decode() -> str:
   policy = Policy(tokenizer, config, mesh, build.compile_programs(RunSettings(), config, mesh), params)
   shape = engine.RolloutConfig(chunk=8)
   began = time.monotonic()
-  ids = generation.complete(policy, "4+8-5=", engine.uniform_sampling(1, temperature=0.0), budget=16, shape=shape, seed=0)
+  ids = generation.complete(policy, "4+8-5=", budget=16, shape=shape, seed=0, temperature=0.0)
   seconds = time.monotonic() - began
   prompt = tokenizer.render("4+8-5=")
   tokens = jnp.asarray([prompt + ids], jnp.int32)

@@ -4,18 +4,21 @@ What enters: a run or a model, and one prompt. What leaves: the completion on st
 """
 
 import argparse
+import dataclasses
 import math
 import sys
 
 import jax
-import numpy as np
 
+from jaxreason.answers import stop_finder
 from jaxreason.cli import devices as platforms
 from jaxreason.cli import source
 from jaxreason.cli.source import Policy
 from jaxreason.errors import UserError
 from jaxreason.report.display import display
-from jaxreason.rollout import engine
+from jaxreason.rollout.config import RolloutConfig, shape_of
+from jaxreason.rollout.engine import Draw
+from jaxreason.rollout.slots import Slots
 
 
 def command(arguments: argparse.Namespace) -> int:
@@ -34,22 +37,24 @@ def command(arguments: argparse.Namespace) -> int:
     raise UserError("--prompt expected some text, got none; give it as --prompt=TEXT or on standard input")
   with display({}, quiet=arguments.quiet, stream=sys.stderr) as show:
     policy = source.open_policy(chosen, lambda: platforms.start(arguments.platform, show.say))
-    sampling = engine.uniform_sampling(1, temperature=arguments.temperature, **_truncation(arguments, shape))
-    ids = complete(policy, prompt, sampling, budget=budget, shape=shape, seed=arguments.seed)
+    truncation = _truncation(arguments, shape)
+    ids = complete(
+      policy, prompt, budget=budget, shape=shape, seed=arguments.seed, temperature=arguments.temperature, **truncation
+    )
   print(policy.tokenizer.decode(ids))
   return 0
 
 
-def complete(policy: Policy, prompt: str, sampling, *, budget: int, shape: engine.RolloutConfig, seed: int) -> list[int]:
+def complete(policy: Policy, prompt: str, *, budget: int, shape: RolloutConfig, seed: int, **sampling) -> list[int]:
   """Token ids of one completion, its stop token included.
 
   Args:
     policy: of `source.open_policy`.
     prompt: put through the tokenizer's template as a row's prompt is.
-    sampling: arrays [1].
     budget: tokens.
-    shape: chunk and buckets.
+    shape: chunk and buckets, and texts that end it.
     seed: names the draw.
+    sampling: temperature, top_p, top_k and min_p of `Draw`.
 
   Raises:
     UserError: the prompt has characters the tokenizer does not know, or is too long for the model together with the budget.
@@ -60,18 +65,18 @@ def complete(policy: Policy, prompt: str, sampling, *, budget: int, shape: engin
       f"--prompt of {len(ids)} tokens and a budget of {budget} expected to fit into the model's "
       f"{policy.config.max_positions} positions; shorten one of them"
     )
-  padded = np.full((1, -(-len(ids) // shape.prompt_bucket) * shape.prompt_bucket), policy.tokenizer.pad_id, np.int32)
-  padded[0, : len(ids)] = ids
-  wave = engine.Wave(padded, np.array([len(ids)], np.int32), np.zeros(1, np.int32), group=1, budget=budget)
   programs = policy.programs.rollout
+  shape = dataclasses.replace(shape, max_new_tokens=budget, min_new_tokens=min(shape.min_new_tokens, budget))
+  draw = Draw(jax.random.key(seed), policy.tokenizer.stop_ids, least=shape.min_new_tokens, **sampling)
+  sizes = shape_of(shape, slots=1, group=1, samples=1, shards=1, ahead=0)
+  slots = Slots(programs, sizes, draw, stop_finder(policy.tokenizer, shape.stops))
+  slots.admit(0, ids, [0])
   with jax.set_mesh(policy.mesh):
-    state = engine.run(
-      programs, programs.prepare(policy.params), wave, sampling, root=jax.random.key(seed), version=0,
-      stop_ids=policy.tokenizer.stop_ids, chunk=shape.chunk, cache_bucket=shape.cache_bucket, on_finished=lambda *_: None,
-    )  # fmt: skip
-  tokens, lengths = jax.device_get((state.tokens, state.lengths))
-  return tokens[0, : lengths[0]].tolist()
+    params = programs.prepare(policy.params)
+    while not (ended := slots.chunk(params, 0)):
+      pass
+  return ended[0].record.tokens.tolist()
 
 
-def _truncation(arguments: argparse.Namespace, shape: engine.RolloutConfig) -> dict:
+def _truncation(arguments: argparse.Namespace, shape: RolloutConfig) -> dict:
   return dict(top_p=shape.top_p, top_k=shape.top_k, min_p=shape.min_p) if arguments.temperature > 0 else {}

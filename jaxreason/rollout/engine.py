@@ -62,10 +62,12 @@ class Engine:
 
   Attributes:
     steps: decode steps run, each of B slots.
+    tokens: written in chunks that were read.
+    pending: chunks that were not.
   """
 
   def __init__(self, programs: RolloutPrograms, shape: Shape, draw: Draw):
-    self.shape, self.steps = shape, 0
+    self.shape, self.steps, self.tokens = shape, 0, 0
     self._programs, self._draw = programs, draw
     self._prefix_width = 0
     self.clear()
@@ -76,8 +78,9 @@ class Engine:
     self._prefix: Prefix | None = None
     self._width = 0
     self._length = np.zeros(self.shape.slots, np.int64)  # tokens in each slot at most, chunks on their way included
+    self._known = np.zeros(self.shape.slots, np.int64)  # tokens in each slot when it was last read, put or fed
     self._turn = np.zeros(self.shape.slots, np.int64)  # counts what was put or fed into a slot
-    self.pending: collections.deque[tuple[Report, np.ndarray]] = collections.deque()  # reports that nobody has read
+    self.pending: collections.deque[tuple[Report, np.ndarray]] = collections.deque()
 
   def prefill(self, params, prompts: Sequence[np.ndarray]) -> list[Prefilled]:
     """Keys and values of prompts, as many at a time as one program takes."""
@@ -115,6 +118,7 @@ class Engine:
         slot[row], lengths[row], last[row] = where, len(fed) - 1, fed[-1]
         tokens[row, : lengths[row]] = fed[:-1]
         self._length[where] += len(fed) - 1
+        self._known[where] += len(fed) - 1
         self._turn[where] += 1
       self._state = self._programs.extend(params, tokens, lengths, self._state, slot, last)
 
@@ -144,6 +148,8 @@ class Engine:
     report, turn = self.pending.popleft()
     stop, lengths = jax.device_get((report.stop, report.lengths))
     same = turn == self._turn
+    self.tokens += int(np.sum((lengths - self._known)[same]))
+    self._known = np.where(same, lengths, self._known)
     later = len(self.pending) * self.shape.chunk
     self._length = np.where(same, np.minimum(self._length, lengths + later), self._length)
     return same, stop, lengths, report
@@ -162,7 +168,7 @@ class Engine:
     for row, placing in enumerate(placings):
       slot[row], source[row], last[row] = placing.slot, placing.prompt.row, placing.prompt.last
       visit[row], sample[row] = np.uint32(placing.visit).astype(np.int32), placing.sample
-      self._length[placing.slot] = 0
+      self._length[placing.slot] = self._known[placing.slot] = 0
       self._turn[placing.slot] += 1
       for buffer, had in zip(jax.tree.leaves(written), jax.tree.leaves(placing.written), strict=True):
         buffer[row, : len(had)] = had

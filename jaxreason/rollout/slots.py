@@ -57,10 +57,14 @@ class Slots:
     shape: static sizes.
     draw: sampling.
     cut: finds stop strings; None where there are none.
+
+  Attributes:
+    count: B.
   """
 
   def __init__(self, programs: RolloutPrograms, shape: Shape, draw: Draw, cut: Cut | None = None):
     self._engine, self._shape, self._cut = Engine(programs, shape, draw), shape, cut
+    self.count = shape.slots
     self._line: list[_Prompt] = []
     self._clear()
 
@@ -72,14 +76,26 @@ class Slots:
     self._feeds: list[tuple[int, np.ndarray]] = []
 
   def admit(self, visit: int, prompt: Sequence[int], samples: Iterable[int], written: Iterable[Written] = ()) -> None:
-    """Puts a prompt in line: `samples` of it are to be drawn, some of which may have written something already."""
+    """Puts a prompt in line: `samples` of it are to be drawn. Some may have written something already: they go first."""
     had = {one.sample: one.record for one in written}
-    self._line.append(_Prompt(visit, np.asarray(prompt, np.int32), collections.deque(samples), had))
+    new = _Prompt(visit, np.asarray(prompt, np.int32), collections.deque(samples), had)
+    place = next((at for at, prompt in enumerate(self._line) if not prompt.written), len(self._line)) if had else len(self._line)
+    self._line.insert(place, new)
 
   @property
   def steps(self) -> int:
     """Decode steps run, each of B slots."""
     return self._engine.steps
+
+  @property
+  def tokens(self) -> int:
+    """Tokens written, as far as chunks have been looked at."""
+    return self._engine.tokens
+
+  @property
+  def free(self) -> int:
+    """Slots that nobody has."""
+    return self._names.count(None)
 
   @property
   def running(self) -> list[int]:
@@ -129,23 +145,23 @@ class Slots:
     record = jax.tree.map(lambda had, more: np.concatenate([had, more.astype(had.dtype)]), ended.record, said)
     self.admit(ended.visit, prompt, [ended.sample], [ended._replace(stop=RUNNING, record=record)])
 
-  def unload(self) -> tuple[list[Written], list[Written]]:
-    """(ended and not told yet, still running): takes the samples out of their slots and gives the device's memory back.
-
-    What waits in line stays there. Samples between two turns lose their slots; `reply` puts them in line.
-    """
+  def so_far(self) -> tuple[list[Written], list[Written]]:
+    """(ended and not told yet, still running): looks at every chunk that was dispatched, and at the slots as they are then."""
     ended = []
     while self._engine.pending:
       ended += self._look()
-    running, record = self.running, None
-    if running:
-      lengths, record = jax.device_get(self._engine.written())
-    found = [self._written(slot, RUNNING, lengths[slot], record) for slot in running]
+    running = self.running
+    if not running:
+      return ended, []
+    lengths, record = jax.device_get(self._engine.written())
+    return ended, [self._written(slot, RUNNING, lengths[slot], record) for slot in running]
+
+  def unload(self) -> None:
+    """Takes all samples out of their slots and gives the device's memory back; see `so_far` before. The line stays."""
     self._engine.clear()
     for prompt in self._line:
       prompt.prefilled = None
     self._clear()
-    return ended, found
 
   def _free(self, lane: int) -> list[int]:
     g = self._shape.lane

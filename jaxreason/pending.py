@@ -1,0 +1,73 @@
+"""Floor 4: groups on their way, as JSON values and back.
+
+What enters: `Answers` between two steps. What leaves: all that a checkpoint keeps of them: what each sample has written, its
+verdict where there is one, where its dialogue has got to. Keys and values are not kept: they are computed anew.
+"""
+
+import base64
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+import numpy as np
+
+from jaxreason.answers import Answers, Dialogue, Ended, Group
+from jaxreason.data.prompts import Prompts
+from jaxreason.rewards.turn import Turn
+from jaxreason.rewards.verdict import Verdict
+from jaxreason.rollout.slots import Written
+from jaxreason.rollout.state import Record
+
+_DTYPES = Record(np.int32, np.float32, np.float32, np.int32, np.bool_)
+
+
+def to_json(answers: Answers) -> list[dict]:
+  """The groups, in the order of admission. A verdict that is still to come will be asked for again."""
+  written, dialogues = answers.so_far()
+  found = []
+  for group in answers.groups.values():
+    judged = [one for one in group.ended.values() if one.judged.done()]
+    waiting = [one.written for one in group.ended.values() if not one.judged.done()]
+    found.append({
+      "visit": group.visit, "begun": group.begun, "ended": [_of_ended(one) for one in judged],
+      "written": [_of_written(one) for one in [*written, *waiting] if one.visit == group.visit],
+      "dialogues": {sample: vars(at) for (visit, sample), at in dialogues.items() if visit == group.visit},
+    })  # fmt: skip
+  return found
+
+
+def from_json(groups: list[dict], answers: Answers, size: int, prompts: Callable[[Sequence[int]], Prompts]) -> None:
+  """Asks for the groups again.
+
+  Args:
+    groups: of `to_json`.
+    answers: of which nothing was asked.
+    size: G.
+    prompts: the prompts of visits.
+  """
+  packed = prompts([told["visit"] for told in groups]) if groups else None
+  for row, told in enumerate(groups):
+    ended = {one["sample"]: _ended(told["visit"], one) for one in told["ended"]}
+    group = Group(told["visit"], packed.rows[row], packed.tokens[row, : packed.lengths[row]], size, told["begun"], ended)
+    dialogues = {int(sample): Dialogue(**values) for sample, values in told["dialogues"].items()}
+    answers.ask(group, [_written(told["visit"], one) for one in told["written"]], dialogues)
+
+
+def _of_written(written: Written) -> dict:
+  record = {name: base64.b64encode(values.tobytes()).decode() for name, values in vars(written.record).items()}
+  return {"sample": written.sample, "stop": written.stop, "record": record}
+
+
+def _written(visit: int, told: dict) -> Written:
+  decoded = {name: np.frombuffer(base64.b64decode(text), getattr(_DTYPES, name)) for name, text in told["record"].items()}
+  return Written(visit, told["sample"], told["stop"], Record(**decoded))
+
+
+def _of_ended(ended: Ended) -> dict:
+  dialogue = ended.dialogue and vars(ended.dialogue)
+  return _of_written(ended.written) | {"judged": ended.judged.result().to_json(), "dialogue": dialogue}
+
+
+def _ended(visit: int, told: dict) -> Ended:
+  judged = Future()
+  judged.set_result((Turn if told["dialogue"] else Verdict).from_json(told["judged"]))
+  return Ended(_written(visit, told), judged, told["dialogue"] and Dialogue(**told["dialogue"]))

@@ -1,0 +1,88 @@
+"""Floor 4: what a step's samples amount to, under the names practitioners know.
+
+What enters: judged samples. What leaves: rewards as arrays, and numbers. P prompts x G samples = B.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxreason.answers import Sample
+from jaxreason.errors import UserError
+
+# Samples whose oldest token is n updates old are counted by n up to here.
+_AGES = 4
+
+
+def check_judged(samples: list[Sample], most: float) -> None:
+  """Raises UserError when more than the share `most` of the samples have no verdict."""
+  faults = [sample.verdict for sample in samples if sample.verdict.reward is None]
+  if len(faults) > most * len(samples):
+    raise UserError(
+      f"{len(faults) / len(samples):.0%} of {len(samples)} samples have no verdict, expected at most {most:.0%} "
+      f"(rewards.max_unjudged); the first: {faults[0].status}, {faults[0].detail}"
+    )
+
+
+def rewards_of(samples: list[Sample]) -> tuple[np.ndarray, np.ndarray]:
+  """(rewards [B] float32, judged [B] bool); a sample without a verdict has reward 0 and judged False."""
+  rewards = np.array([sample.reward or 0.0 for sample in samples], np.float32)
+  return rewards, np.array([sample.reward is not None for sample in samples])
+
+
+def statistics(samples: list[Sample], rewards: np.ndarray, judged: np.ndarray) -> dict:
+  """Rewards, lengths and shares.
+
+  Args:
+    samples: B samples.
+    rewards: [P, G] float32.
+    judged: [P, G] bool.
+  """
+  lengths = np.array([sample.tokens for sample in samples])
+  count = max(1, int(judged.sum()))
+  spread = [float(np.std(group[valid])) for group, valid in zip(rewards, judged, strict=True) if valid.any()]
+  numbers = {
+    "reward": float(rewards[judged].sum()) / count,
+    "reward_std": float(np.mean(spread)) if spread else 0.0,
+    "frac_reward_zero_std": float(np.mean([value == 0 for value in spread])) if spread else 1.0,
+    "pass_rate": float(np.mean([sample.verdict.status == "correct" for sample in samples])),
+    "unjudged": 1.0 - float(judged.mean()),
+    "completions/mean_length": float(lengths.mean()),
+    "completions/max_length": int(lengths.max()),
+    "completions/clipped_ratio": float(np.mean([not sample.finished for sample in samples])),
+  }
+  if any(sample.turns > 1 for sample in samples):
+    numbers["turns"] = float(np.mean([sample.turns for sample in samples]))
+  return numbers | manners(samples)
+
+
+def oldest(samples: Sequence[Sample]) -> int:
+  """The fewest updates that the policy had seen when it wrote one of the samples' tokens."""
+  return min(int(record.versions[record.own].min()) for record in (sample.written.record for sample in samples))
+
+
+def ages(samples: Sequence[Sample], step: int) -> dict:
+  """How many updates old the samples are that an update after `step` of them trains on: mean of their tokens' ages, and shares
+  of samples by the age of their oldest token."""
+  versions = [record.versions[record.own] for record in (sample.written.record for sample in samples)]
+  age = np.array([step - int(one.min()) for one in versions])
+  if not age.any():
+    return {"staleness/mean": 0.0}
+  shares = {f"staleness/samples_{n}": float(np.mean(age == n)) for n in range(_AGES)}
+  shares[f"staleness/samples_{_AGES}_or_more"] = float(np.mean(age >= _AGES))
+  return {"staleness/mean": float(step - np.concatenate(versions).mean()), "staleness/max": int(age.max())} | shares
+
+
+def manners(samples: list[Sample]) -> dict:
+  """Share of worked answers and accuracy within each manner, for verifiers that tell worked from terse."""
+  told = [
+    (sample.verdict.parts["worked"] > 0, sample.verdict.status == "correct")
+    for sample in samples
+    if "worked" in sample.verdict.parts
+  ]
+  if not told:
+    return {}
+  worked, terse = [right for is_worked, right in told if is_worked], [right for is_worked, right in told if not is_worked]
+  numbers = {"worked_share": len(worked) / len(samples)}
+  numbers |= {f"accuracy_{name}": float(np.mean(rights)) for name, rights in (("worked", worked), ("terse", terse)) if rights}
+  return numbers
