@@ -35,7 +35,9 @@ class PromptStream:
     if not 0 <= seed < 2**32:
       raise UserError(f"expected a data seed in [0, 2^32), got {seed}")
     self._rows = len(rows)
-    self._visits = grain.MapDataset.source(rows).seed(seed).shuffle().repeat()
+    self._data = rows
+    # Of places and not of rows: the order depends on their number and the seed alone.
+    self._order = grain.MapDataset.source(range(len(rows))).seed(seed).shuffle().repeat()
     self.fingerprint = self._fingerprint(rows, seed)
 
   def __len__(self) -> int:
@@ -44,9 +46,13 @@ class PromptStream:
 
   def row(self, visit_id: int) -> dict:
     """The row at position `visit_id`, an int in [0, 2^32), of the stream; a copy that the caller may change."""
+    return dict(self._data[self.row_index(visit_id)])
+
+  def row_index(self, visit_id: int) -> int:
+    """The place in the data, in [0, len(self)), of the row at `visit_id`: the same in each epoch."""
     if not 0 <= visit_id < _VISITS:
       raise ValueError(f"expected a visit_id in [0, 2^32), got {visit_id}")
-    return dict(self._visits[int(visit_id)])
+    return int(self._order[int(visit_id)])
 
   def rows(self, visit_ids: Sequence[int]) -> list[dict]:
     """The rows at these positions."""
@@ -58,7 +64,7 @@ class PromptStream:
 
   def _fingerprint(self, rows: Sequence[dict], seed: int) -> str:
     digest = hashlib.sha256(f"{seed}\n".encode())
-    visited = (self._visits[visit_id] for visit_id in range(min(self._rows, _PROBE)))
+    visited = (self.row(visit_id) for visit_id in range(min(self._rows, _PROBE)))
     for row in (*rows, *visited):
       digest.update(_canonical(row) + b"\n")
     return digest.hexdigest()

@@ -1,22 +1,25 @@
 """Floor 3, rewards: one lane of the pool, a thread that keeps one worker process and feeds it one item at a time.
 
-What enters: jobs from the pool's queue. What leaves: each job's future is given exactly one verdict. Here live the rules
+What enters: jobs from the pool's queue. What leaves: each job's future is given exactly one answer. Here live the rules
 of what a failure means: past the deadline is `limit`; a crash is tried once more in a fresh worker and is then `limit`;
 a worker that somebody else killed is not the response's doing and is tried again; a worker that cannot start,
-and a verifier that raises, is `infra_error`.
+and a verifier or an environment that raises, is `infra_error`.
 """
 
 import logging
 import queue
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from jaxreason.rewards import frames
+from jaxreason.rewards.kinds import Kind
 from jaxreason.rewards.process import Died, Garbled, NotLoaded, Overran, StartFailed, WorkerProcess
 from jaxreason.rewards.tally import Tally
+from jaxreason.rewards.turn import Turn
 from jaxreason.rewards.verdict import Verdict
 
 _CRASHES = 2  # of one item, before it is `limit`
@@ -27,26 +30,29 @@ _KILLED_STARTS = 100
 
 @dataclass
 class Job:
-  """An item on its way: its number, its verifier and import path, its other fields as JSON, and where to put the verdict."""
+  """A question on its way: its number, its kind, who is asked and the import path, the fields, where to put the answer."""
 
   number: int
-  verifier: str
-  target: str
-  fields: bytes
+  kind: Kind
+  name: str  # of the verifier or environment, for messages and counts
+  target: str  # package.module:function
+  fields: bytes  # JSON
   future: Future = field(default_factory=Future)
 
   def request(self, attempt: int) -> bytes:
-    name = frames.encode(self.verifier)
-    return b'{"id":%d,"attempt":%d,"verifier":%b,"fields":%b}' % (self.number, attempt, name, self.fields)
+    kind, target = frames.encode(self.kind.name), frames.encode(self.target)
+    return b'{"id":%d,"attempt":%d,"kind":%b,"target":%b,"fields":%b}' % (self.number, attempt, kind, target, self.fields)
 
 
 @dataclass(frozen=True)
 class Limits:
-  """What a worker may use: seconds per item, MiB of address space, and items before it is replaced by a fresh one."""
+  """What a worker may use: seconds per item, MiB of address space, items before it is replaced by a fresh one; and the
+  verifiers, names to targets, that environments may call in it."""
 
   deadline_s: float
   memory_mb: int
   recycle_after: int
+  verifiers: Mapping[str, str]
 
 
 class Lane:
@@ -83,58 +89,58 @@ class Lane:
       while not self._closing and (job := self._jobs.get()) is not None:
         if job.future.set_running_or_notify_cancel():
           begin = time.monotonic()
-          verdict = self._verdict(job)
-          self._tally.judged(job.verifier, verdict.status, time.monotonic() - begin)
-          job.future.set_result(verdict)
+          answer = self._answer(job)
+          self._tally.judged(job.name, answer.status, time.monotonic() - begin)
+          job.future.set_result(answer)
     finally:
       self._discard()
 
-  def _verdict(self, job: Job) -> Verdict:
-    """One verdict, come what may: a fault of ours must not leave a caller waiting for ever."""
+  def _answer(self, job: Job) -> Verdict | Turn:
+    """One answer, come what may: a fault of ours must not leave a caller waiting for ever."""
     try:
-      return self._judge(job)
+      return self._asked(job)
     except Exception as error:
       self._discard()
-      return Verdict(None, "infra_error", detail=f"the pool failed: {type(error).__name__}: {error}")
+      return job.kind.fault(f"the pool failed: {type(error).__name__}: {error}")
 
-  def _judge(self, job: Job) -> Verdict:
+  def _asked(self, job: Job) -> Verdict | Turn:
     crashes = kills = attempt = 0
     while True:
       attempt += 1
       try:
         worker = self._prepared(job)
         reply = worker.ask(job.request(attempt), self._limits.deadline_s)
-        verdict = self._accept(job, attempt, reply)
+        answer = self._accept(job, attempt, reply)
         self._retire_if_worn(worker, reply)
-        return verdict
+        return answer
       except StartFailed as error:
-        return Verdict(None, "infra_error", detail=f"no worker could be started: {error}")
+        return job.kind.fault(f"no worker could be started: {error}")
       except NotLoaded as error:
-        return Verdict(None, "infra_error", detail=f"the verifier {job.verifier!r} cannot be imported: {error}")
+        return job.kind.fault(f"the {job.kind.asked} {job.name!r} cannot be imported: {error}")
       except Overran:
         self._discard("overran")
-        return Verdict(0.0, "limit", detail=f"no verdict within {self._limits.deadline_s:g} s")
+        return job.kind.limit(f"no {job.kind.name} within {self._limits.deadline_s:g} s")
       except (Died, Garbled) as error:
         outside = isinstance(error, Died) and error.outside
         self._discard("killed_from_outside" if outside else "crashed")
         if self._closing:
-          return closed()
+          return closed(job)
         crashes, kills = crashes + (not outside), kills + outside
         if crashes >= _CRASHES or kills >= _KILLS:
-          return Verdict(0.0, "limit", detail=f"broke its judge {crashes + kills} times, at last by: {error}")
+          return job.kind.limit(f"broke its judge {crashes + kills} times, at last by: {error}")
 
   def _prepared(self, job: Job) -> WorkerProcess:
-    """A running worker that has the job's verifier.
+    """A running worker that has the job's function.
 
     Raises:
       StartFailed: after a few tries.
-      NotLoaded: the verifier cannot be imported, which another try would not change.
+      NotLoaded: it cannot be imported, which another try would not change.
     """
     failed = killed = 0
     while True:
       try:
         worker = self._worker or self._start()
-        worker.prepare(job.verifier, job.target)
+        worker.prepare(job.target)
         return worker
       except StartFailed as error:
         self._discard("killed_from_outside" if error.outside else "start_failed")
@@ -148,7 +154,7 @@ class Lane:
       if self._closing:
         raise StartFailed("the pool is closed")
       try:
-        self._worker = WorkerProcess(memory_mb=self._limits.memory_mb)
+        self._worker = WorkerProcess(memory_mb=self._limits.memory_mb, verifiers=self._limits.verifiers)
       except StartFailed:
         raise
       except Exception as error:  # a deleted working directory, say; raised on, it would end this thread unanswered
@@ -156,25 +162,25 @@ class Lane:
     self._tally.worker("started")
     return self._worker
 
-  def _accept(self, job: Job, attempt: int, reply: dict) -> Verdict:
-    """The verdict in a reply, when it is the reply to this very attempt."""
+  def _accept(self, job: Job, attempt: int, reply: dict) -> Verdict | Turn:
+    """The answer in a reply, when it is the reply to this very attempt."""
     if (reply.get("id"), reply.get("attempt")) != (job.number, attempt):
       raise Garbled("the reply to another item")
     try:
-      verdict = Verdict.from_json(reply["verdict"])
+      answer = job.kind.from_json(reply["answer"])
     except (KeyError, ValueError) as error:
-      raise Garbled(f"no verdict: {error}") from error
-    if reply.get("raised") and self._tally.raised(job.verifier):
-      text = "verifier %r raised %s; such responses get status 'infra_error' and no reward"
-      logging.getLogger(__name__).warning(text, job.verifier, reply["raised"])
-    return verdict
+      raise Garbled(f"no {job.kind.name}: {error}") from error
+    if reply.get("raised") and self._tally.raised(job.name):
+      text = "%s %r raised %s; such responses get status 'infra_error' and no reward"
+      logging.getLogger(__name__).warning(text, job.kind.asked, job.name, reply["raised"])
+    return answer
 
   def _retire_if_worn(self, worker: WorkerProcess, reply: dict) -> None:
     grown = reply.get("memory_bytes", 0) > self._limits.memory_mb * 2**19  # half of what it may use
     if reply.get("retire") or grown or worker.judged >= self._limits.recycle_after:
       self._discard("recycled")
       with suppress(StartFailed):
-        self._start()  # it comes up while this lane delivers the verdict
+        self._start()  # it comes up while this lane delivers the answer
 
   def _discard(self, event: str = "stopped") -> None:
     with self._lock:
@@ -184,6 +190,6 @@ class Lane:
       self._tally.worker(event)
 
 
-def closed() -> Verdict:
-  """What an item gets that the pool was closed upon."""
-  return Verdict(None, "infra_error", detail="the pool was closed before this item was judged")
+def closed(job: Job) -> Verdict | Turn:
+  """What a job gets that the pool was closed upon."""
+  return job.kind.fault("the pool was closed before this item was judged")

@@ -1,8 +1,8 @@
-"""Floor 3, rewards: the verifier pool, text in and verdicts out.
+"""Floor 3, rewards: the verifier pool, text in and verdicts out; and the turns of environments, in the same workers.
 
 What enters: items, mappings such as `{"verifier": "math", "response": "... #### 18", "answer": "18"}`. What leaves: one
-`Verdict` for each, in order, whatever the response does to its judge. Judging happens in worker processes that are
-started by exec and killed at each item's own deadline.
+`Verdict` for each, in order, whatever the response does to its judge. `reset` and `step` ask an environment and give a
+`Turn`. All of it happens in worker processes that are started by exec and killed at each item's own deadline.
 
 Not sandboxed yet: a worker is an ordinary process of the same user, with limits on time and memory only. The verifiers
 that come with jaxreason do not execute responses; a verifier of your own that does should not be used here.
@@ -17,17 +17,17 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from itertools import count
 
-from jaxreason.errors import UserError, nearest
+from jaxreason.errors import UserError
 from jaxreason.rewards import frames
+from jaxreason.rewards.calls import VERIFIERS
+from jaxreason.rewards.items import checked, oversized
+from jaxreason.rewards.kinds import RESET, STEP, VERDICT, Kind
 from jaxreason.rewards.lane import Job, Lane, Limits, closed
 from jaxreason.rewards.tally import Tally
 from jaxreason.rewards.verdict import Verdict
 
-VERIFIERS = {
-  "math": "jaxreason.rewards.math_verifier:grade",
-  "chain": "jaxreason.rewards.chain_verifier:grade",
-}
-_TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_TARGET = re.compile(_MODULE.pattern + r":[A-Za-z_]\w*")
 _QUEUED = 4096
 _RECYCLE_AFTER = 5000
 
@@ -42,9 +42,11 @@ class VerifierPool:
     workers: how many processes; by default one less than the CPUs that this process may use, at least 1.
     deadline_s: seconds that one item may take, counted from when a worker begins with it.
     memory_mb: MiB of address space that a worker may use.
+    environments: names to `package.module`, modules with `reset` and `step` (`jaxreason.environments` says which); the
+      pool knows none of its own. They too are imported in the workers only. Deadline and memory are those of an item.
 
   Raises:
-    UserError: an argument has the wrong form.
+    UserError: an argument has the wrong form, or an environment has the name of a verifier.
   """
 
   def __init__(
@@ -53,13 +55,18 @@ class VerifierPool:
     workers: int | None = None,
     deadline_s: float = 10.0,
     memory_mb: int = 2048,
+    environments: Mapping[str, str] | None = None,
   ):
-    self._verifiers = VERIFIERS | _checked_verifiers(verifiers or {})
+    self._verifiers = VERIFIERS | _checked_names("verifiers", verifiers or {}, _TARGET, "package.module:function")
+    self._environments = _checked_names("environments", environments or {}, _MODULE, "package.module")
+    if both := sorted(self._verifiers.keys() & self._environments.keys()):
+      raise UserError(f"expected environments and verifiers of different names, got both called {both[0]!r}; rename one")
     self._workers = max(1, _cpus() - 1) if workers is None else _checked("workers", workers, int, 1)
     self._limits = Limits(
       deadline_s=_checked("deadline_s", deadline_s, int | float, 0.001),
       memory_mb=_checked("memory_mb", memory_mb, int, 64),
       recycle_after=_RECYCLE_AFTER,
+      verifiers=self._verifiers,
     )
     self._jobs: queue.Queue[Job | None] = queue.Queue(maxsize=_QUEUED)
     self._tally = Tally()
@@ -100,11 +107,11 @@ class VerifierPool:
     Raises:
       UserError: an item is malformed; nothing has been judged then.
     """
-    keys = [self._checked_item(item, f"item {position}") for position, item in enumerate(items)]
+    keys = [checked(VERDICT, item, f"item {i}", self._verifiers) for i, item in enumerate(items)]
     futures: dict[tuple[str, bytes], Future] = {}
     for key in keys:
       if key not in futures:
-        futures[key] = self._submit(*key)
+        futures[key] = self._verdict(*key)
     return [futures[key].result() for key in keys]
 
   def submit(self, item: Mapping) -> Future:
@@ -113,15 +120,46 @@ class VerifierPool:
     Raises:
       UserError: the item is malformed, or the pool is not open.
     """
-    return self._submit(*self._checked_item(item, "the item"))
+    return self._verdict(*checked(VERDICT, item, "the item", self._verifiers))
+
+  def reset(self, item: Mapping) -> Future:
+    """A future of the `Turn` that begins an episode: its `state` goes into the first `step`. Never raises through the future.
+
+    It runs in a worker, so that no code of an environment runs in this process. Whatever fails is `infra_error`.
+
+    Args:
+      item: `environment`, a name, and `row`, a row of data.
+
+    Raises:
+      UserError: the item is malformed, or the pool is not open.
+    """
+    name, fields = checked(RESET, item, "the item", self._environments)
+    return self._submit(RESET, name, f"{self._environments[name]}:reset", fields)
+
+  def step(self, item: Mapping) -> Future:
+    """A future of the environment's `Turn` after the policy's text. Blocks while 4096 items wait; never raises through it.
+
+    Past the deadline, out of memory, or a worker broken twice is `limit`: reward 0, done. An environment that raises or
+    answers in the wrong form is `infra_error`: no reward, done.
+
+    Args:
+      item: `environment`, a name; `state`, of the turn before; `text`, what the policy wrote; and perhaps `finished`, False
+        when the text was cut off by its token budget (default True).
+
+    Raises:
+      UserError: the item is malformed, or the pool is not open.
+    """
+    name, fields = checked(STEP, item, "the item", self._environments)
+    return self._submit(STEP, name, f"{self._environments[name]}:step", fields)
 
   def stats(self, *, reset: bool = False) -> dict:
     """Counts and latencies since the pool was made, or since the last call with `reset=True`.
 
     Returns:
       `{"verifiers": {name: {status: count, "p50_s": s, "p95_s": s, "max_s": s}}, "workers": {event: count}}`. Counts
-      are of judgements, so equal items in one `score` count once. Seconds are measured here, from when a worker is
-      given the item until its verdict, retries included. Worker events are started, recycled, overran, crashed,
+      are of judgements, so equal items in one `score` count once; environments stand beside the verifiers, with the
+      statuses of their turns, resets included. Seconds are measured here, from when a worker is
+      given the item until its answer, retries included. Worker events are started, recycled, overran, crashed,
       killed_from_outside, start_failed and stopped.
     """
     return self._tally.read(reset=reset)
@@ -130,12 +168,15 @@ class VerifierPool:
     """The process ids of the workers that run now."""
     return [pid for lane in self._lanes if (pid := lane.pid) is not None]
 
-  def _submit(self, verifier: str, fields: bytes) -> Future:
+  def _verdict(self, verifier: str, fields: bytes) -> Future:
+    return self._submit(VERDICT, verifier, self._verifiers[verifier], fields)
+
+  def _submit(self, kind: Kind, name: str, target: str, fields: bytes) -> Future:
     if not self._open:
       raise UserError("expected an open VerifierPool, got one outside its `with` block; use `with VerifierPool() as pool:`")
-    job = Job(next(self._numbers), verifier, self._verifiers[verifier], fields)
+    job = Job(next(self._numbers), kind, name, target, fields)
     if len(job.request(1)) > frames.REQUEST_BYTES:
-      job.future.set_result(_oversized(job))
+      job.future.set_result(oversized(kind, fields))
       return job.future
     self._jobs.put(job)
     if not self._open:  # closed while we waited for room: nobody else will answer
@@ -150,44 +191,14 @@ class VerifierPool:
       except queue.Empty:
         return
       if job is not None and job.future.set_running_or_notify_cancel():
-        job.future.set_result(closed())
-
-  def _checked_item(self, item: Mapping, where: str) -> tuple[str, bytes]:
-    """The item's verifier, and its other fields as JSON."""
-    if not isinstance(item, Mapping):
-      raise UserError(f"expected {where} to be a mapping with 'verifier' and 'response', got {type(item).__name__}")
-    required = ("verifier", "response", "answer") if item.get("verifier") in VERIFIERS else ("verifier", "response")
-    for name in required:
-      if name not in item:
-        raise UserError(f"expected {where} to have {', '.join(map(repr, required))}, got only {sorted(map(str, item))}")
-      if not isinstance(item[name], str):
-        raise UserError(f"expected {where}'s {name!r} to be a string, got {type(item[name]).__name__}")
-    verifier = item["verifier"]
-    if verifier not in self._verifiers:
-      known = ", ".join(sorted(self._verifiers))
-      hint = nearest(verifier, self._verifiers)
-      raise UserError(f"expected {where}'s verifier to be one of {known}, got {verifier!r}{hint}; name it in verifiers=")
-    try:
-      return verifier, frames.encode({name: value for name, value in item.items() if name != "verifier"})
-    except (TypeError, ValueError, RecursionError) as error:
-      raise UserError(f"expected {where} to hold JSON values, got: {error}; convert them to str, int, float, bool") from error
+        job.future.set_result(closed(job))
 
 
-def _oversized(job: Job) -> Verdict:
-  """An item too large to send: the response's own fault when the response alone would be."""
-  response = frames.decode(job.fields)["response"]
-  size = len(frames.encode(response))
-  detail = f"an item of {len(job.fields)} bytes, {size} of them the response, is over the cap of {frames.REQUEST_BYTES}"
-  if size > frames.REQUEST_BYTES // 2:
-    return Verdict(0.0, "limit", detail=detail)
-  return Verdict(None, "bad_answer", detail=detail)
-
-
-def _checked_verifiers(verifiers: Mapping[str, str]) -> dict[str, str]:
-  for name, target in verifiers.items():
-    if not isinstance(name, str) or not isinstance(target, str) or not _TARGET.fullmatch(target):
-      raise UserError(f"expected verifiers to map names to 'package.module:function', got {name!r}: {target!r}")
-  return dict(verifiers)
+def _checked_names(argument: str, names: Mapping[str, str], form: re.Pattern, words: str) -> dict[str, str]:
+  for name, target in names.items():
+    if not isinstance(name, str) or not isinstance(target, str) or not form.fullmatch(target):
+      raise UserError(f"expected {argument} to map names to '{words}', got {name!r}: {target!r}")
+  return dict(names)
 
 
 def _checked(name: str, value, kind, least):

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -46,7 +47,7 @@ class StartFailed(Exception):
 
 
 class NotLoaded(Exception):
-  """The worker is well, but the verifier cannot be imported."""
+  """The worker is well, but what it was asked for cannot be imported."""
 
 
 class Overran(Exception):
@@ -72,13 +73,13 @@ class WorkerProcess:
   worker dies with the thread that made this object.
   """
 
-  def __init__(self, *, memory_mb: int):
+  def __init__(self, *, memory_mb: int, verifiers: Mapping[str, str]):
     """Starts the process and does not wait for it.
 
     Raises:
       StartFailed: the operating system refused.
     """
-    settings = {"paths": _paths(), "memory_bytes": memory_mb * 2**20, "parent": os.getpid()}
+    settings = {"paths": _paths(), "memory_bytes": memory_mb * 2**20, "parent": os.getpid(), "verifiers": dict(verifiers)}
     command = [sys.executable, "-s", "-P", str(Path(__file__).with_name("worker.py")), frames.encode(settings).decode()]
     environment = _ENVIRONMENT | {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     try:
@@ -110,29 +111,29 @@ class WorkerProcess:
   def pid(self) -> int:
     return self._process.pid
 
-  def prepare(self, name: str, target: str) -> None:
-    """Waits until the worker is up and has imported the verifier `target` under `name`; at once when it has.
+  def prepare(self, target: str) -> None:
+    """Waits until the worker is up and has imported `target`, a `package.module:function`; at once when it has.
 
     Raises:
       StartFailed: the process did not come up; it is of no further use.
-      NotLoaded: the verifier cannot be imported; the message says why.
+      NotLoaded: it cannot be imported; the message says why.
     """
     deadline = time.monotonic() + START_SECONDS
     try:
       if not self._ready and self._read(deadline) != {"ready": True}:
         raise Garbled("an unexpected greeting")
       self._ready = True
-      if name not in self._failures:
-        self._write(frames.encode({"load": name, "target": target}), deadline)
+      if target not in self._failures:
+        self._write(frames.encode({"load": target}), deadline)
         while "importing" in (reply := self._read(deadline)):
           pass
-        self._failures[name] = reply.get("failed")
+        self._failures[target] = reply.get("failed")
     except (Overran, Garbled) as error:
       raise StartFailed(f"{type(error).__name__} at its start") from error
     except Died as error:
       raise StartFailed(f"{error} at its start: {self._complaint()}", error.outside) from error
-    if self._failures[name] is not None:
-      raise NotLoaded(self._failures[name])
+    if self._failures[target] is not None:
+      raise NotLoaded(self._failures[target])
 
   def ask(self, body: bytes, seconds: float) -> dict:
     """The worker's reply to one request, within `seconds` from now; time spent on slow imports does not count.

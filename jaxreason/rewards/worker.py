@@ -1,13 +1,11 @@
 """Floor 3, rewards: what runs inside a worker process of the pool.
 
 What enters: one JSON argument with the settings (paths, memory limit, parent's pid), then request frames on standard
-input. What leaves: one reply frame on standard output for each. The process is started by exec as a script, judges one
-item at a time, imports a verifier when it is first needed, and never imports jax. It ends when its input ends or when
-its parent dies. It keeps no clock: the pool kills it.
+input. What leaves: one reply frame on standard output for each. The process is started by exec as a script, answers one
+question at a time, imports a verifier or an environment when it is first needed, and never imports jax. It ends when its
+input ends or when its parent dies. It keeps no clock: the pool kills it.
 """
 
-import importlib
-import inspect
 import json
 import os
 import resource
@@ -16,23 +14,21 @@ import sys
 import time
 from contextlib import suppress
 
-_DETAIL_CHARACTERS = 500
-_EXTRACTED_CHARACTERS = 4096
-
 
 def main(argument: str) -> None:
   """Serves requests until the input ends.
 
   Args:
-    argument: JSON with `paths` (for sys.path), `memory_bytes` and `parent` (a pid).
+    argument: JSON with `paths` (for sys.path), `memory_bytes`, `parent` (a pid) and `verifiers` (names to targets).
   """
   settings = json.loads(argument)
   _die_with(settings["parent"])
   for limit, value in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_AS, settings["memory_bytes"])):
     _limit(limit, value)
   sys.path[:] = settings["paths"]
-  from jaxreason.rewards import frames, imports
+  from jaxreason.rewards import calls, frames, imports
 
+  calls.know(settings["verifiers"])
   requests, replies = _private_channels()
 
   def reply(value: dict) -> None:
@@ -41,12 +37,11 @@ def main(argument: str) -> None:
   imports.watch(lambda starts: reply({"importing": starts}))
   reply({"ready": True})
   _silence(2)  # from here on nobody reads it, and a full pipe would block
-  verifiers = {}
   while (request := frames.read(requests, frames.REQUEST_BYTES)) is not None:
     if "load" in request:
-      reply(_load(verifiers, request["load"], request["target"]))
+      reply(_load(request["load"]))
     else:
-      reply(_judge(verifiers[request["verifier"]], request))
+      reply(_answer(request))
 
 
 def _die_with(parent: int) -> None:
@@ -79,41 +74,40 @@ def _silence(*descriptors: int) -> None:
   os.close(nothing)
 
 
-def _load(verifiers: dict, name: str, target: str) -> dict:
-  """Imports `package.module:function` under `name`; says why when it cannot."""
-  module, _, function = target.partition(":")
+def _load(target: str) -> dict:
+  """Imports `package.module:function`; says why when it cannot."""
+  from jaxreason.rewards import calls
+
   try:
-    found = getattr(importlib.import_module(module), function)
-    verifiers[name] = (found, inspect.signature(found).parameters)
+    calls.load(target)
   except Exception as error:
-    return {"failed": _cut(f"{target}: {type(error).__name__}: {error}", _DETAIL_CHARACTERS)}
-  return {"loaded": name}
+    return {"failed": calls.cut(f"{target}: {type(error).__name__}: {error}")}
+  return {"loaded": target}
 
 
-def _judge(verifier, request: dict) -> dict:
-  """The reply to one item: its id and attempt, the verdict, and what the pool should know about this process."""
-  from jaxreason.rewards import frames
-  from jaxreason.rewards.verdict import Verdict
+def _answer(request: dict) -> dict:
+  """The reply to one question: its id and attempt, the answer, and what the pool should know about this process."""
+  from jaxreason.rewards import calls, frames
+  from jaxreason.rewards.kinds import KINDS
 
-  function, parameters = verifier
+  kind = KINDS[request["kind"]]
   begin = time.perf_counter()
   raised, retire = "", False
   try:
-    verdict = _called(function, parameters, request["fields"])
-    size = len(frames.encode(verdict))
+    answer = calls.CALLS[kind.name](calls.load(request["target"]), request["fields"]).to_json()
+    size = len(frames.encode(answer))
     if size > frames.REPLY_BYTES // 2:
-      verdict = Verdict(0.0, "limit", detail=f"a verdict of {size} bytes").to_json()
+      answer = kind.limit(f"a {kind.name} of {size} bytes").to_json()
   except (MemoryError, RecursionError) as error:
     retire = True  # whatever it left behind may weigh on the next item
-    verdict = Verdict(0.0, "limit", detail=f"the response ran out of {_RESOURCE[type(error)]} in its judge").to_json()
+    answer = kind.limit(f"the response ran out of {_RESOURCE[type(error)]} in its judge").to_json()
   except BaseException as error:
-    raised = _cut(f"{type(error).__name__}: {error}", _DETAIL_CHARACTERS)
-    detail = _cut(f"the verifier raised {raised}", _DETAIL_CHARACTERS)  # its bug, and no zero to train on
-    verdict = Verdict(None, "infra_error", detail=detail).to_json()
+    raised = calls.cut(f"{type(error).__name__}: {error}")
+    answer = kind.fault(calls.cut(f"the {kind.asked} raised {raised}")).to_json()  # its bug, and no zero to train on
   return {
     "id": request["id"],
     "attempt": request["attempt"],
-    "verdict": {**verdict, "seconds": time.perf_counter() - begin},
+    "answer": {**answer, "seconds": time.perf_counter() - begin},
     "raised": raised,
     "retire": retire,
     "memory_bytes": _memory_bytes(),
@@ -121,40 +115,6 @@ def _judge(verifier, request: dict) -> dict:
 
 
 _RESOURCE = {MemoryError: "memory", RecursionError: "stack"}
-
-
-def _called(function, parameters, fields: dict) -> dict:
-  """Calls the verifier with the item's fields that it takes; a verdict in JSON form."""
-  from jaxreason.rewards.imports import NotInstalled
-  from jaxreason.rewards.verdict import Verdict
-
-  takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-  given = {name: value for name, value in fields.items() if takes_all or name in parameters}
-  missing = [
-    name
-    for name, parameter in parameters.items()
-    if name not in given
-    and parameter.default is parameter.empty
-    and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-  ]
-  if missing:
-    return Verdict(None, "infra_error", detail=f"the item lacks the fields that its verifier needs: {missing}").to_json()
-  try:
-    verdict = function(**given)
-  except NotInstalled as error:
-    return Verdict(None, "infra_error", detail=_cut(str(error), _DETAIL_CHARACTERS)).to_json()
-  if not isinstance(verdict, Verdict):
-    return Verdict(
-      None, "infra_error", detail=f"expected the verifier to return a Verdict, got {type(verdict).__name__}"
-    ).to_json()
-  data = verdict.to_json()
-  data["detail"] = _cut(verdict.detail, _DETAIL_CHARACTERS)
-  data["extracted"] = None if verdict.extracted is None else _cut(verdict.extracted, _EXTRACTED_CHARACTERS)
-  return data
-
-
-def _cut(text: str, length: int) -> str:
-  return text if len(text) <= length else text[:length] + "..."
 
 
 def _memory_bytes() -> int:

@@ -43,6 +43,19 @@ def test_access_is_random_and_leaves_no_trace():
   assert stream.row(7)["id"] == forward[7]
 
 
+def test_the_place_of_a_visits_row_is_told():
+  stream = PromptStream(ROWS, seed=3)
+  assert all(stream.row(visit_id) == ROWS[stream.row_index(visit_id)] for visit_id in range(250))
+  assert sorted(map(stream.row_index, range(100, 200))) == list(range(100))
+
+
+def test_order_and_fingerprint_are_those_of_runs_long_ago():
+  stream = PromptStream(ROWS, seed=3)
+  visited = [*range(12), 100, 101, 2**32 - 1]
+  assert [stream.row_index(visit_id) for visit_id in visited] == [29, 30, 31, 86, 26, 66, 61, 19, 80, 99, 2, 87, 82, 74, 1]
+  assert stream.fingerprint == "cfc23a75fe3215ec4a32f044ec101f29aa8eb890d31d6fe52712794a86e548bc"
+
+
 def test_a_batch_goes_on_where_the_last_one_stopped():
   first = visits(0, 32)
   second = visits(first.stop, 32)
@@ -53,8 +66,9 @@ def test_the_end_of_the_range_is_reachable_and_nothing_past_it():
   stream = PromptStream(ROWS, seed=3)
   assert stream.row(2**32 - 1)["id"].startswith("row/")
   for visit_id in (-1, 2**32):
-    with pytest.raises(ValueError, match="expected a visit_id"):
-      stream.row(visit_id)
+    for ask in (stream.row, stream.row_index):
+      with pytest.raises(ValueError, match="expected a visit_id"):
+        ask(visit_id)
 
 
 def test_the_fingerprint_knows_rows_order_and_seed():
