@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxreason.build import Run
 from jaxreason.data.tokenizer import Tokenizer
+from jaxreason.environments import ENVIRONMENTS
 from jaxreason.records import RUNNING, STOP_STRING, STOP_TOKEN
 from jaxreason.rewards.pool import VerifierPool
 from jaxreason.rewards.turn import Turn
@@ -23,6 +24,7 @@ from jaxreason.rewards.verdict import Verdict
 from jaxreason.rollout.config import shape_of
 from jaxreason.rollout.engine import Draw
 from jaxreason.rollout.slots import Cut, Name, Slots, Written
+from jaxreason.settings import RunSettings
 from jaxreason.sharding import batch_shards
 
 
@@ -198,16 +200,22 @@ class Answers:
     if self._turns is None:
       self._end(group, written, self._pool.submit(item(group.row, self._text(written), finished(written))), None)
       return
-    dialogue = self._dialogues.setdefault(written.name, Dialogue())
+    if written.name not in self._dialogues:
+      self._steps[self._pool.reset({"environment": self._turns.environment, "row": group.row})] = written
+      return
+    dialogue = self._dialogues[written.name]
     text = self._tokenizer.decode(written.record.tokens[dialogue.read :].tolist())
-    request = {"environment": self._turns.environment, "row": group.row, "state": dialogue.state, "text": text}
+    request = {"environment": self._turns.environment, "state": dialogue.state, "text": text, "finished": finished(written)}
     self._steps[self._pool.step(request)] = written
 
   def _on_step(self, written: Written, future: Future) -> None:
     """What the environment said to a turn: the dialogue ends, or goes on behind its words."""
-    turn, group = future.result(), self.groups[written.visit]
-    dialogue = self._dialogues[written.name]
+    turn, group, begins = future.result(), self.groups[written.visit], written.name not in self._dialogues
+    dialogue = self._dialogues.setdefault(written.name, Dialogue())
     dialogue.state = turn.state
+    if begins and not turn.done:
+      self._on_ended(written)
+      return
     dialogue.rewards.append(turn.reward)
     said = self._tokenizer.reply(turn.text) if finished(written) and not turn.done else ()
     length = len(written.record.tokens) + len(said)
@@ -237,6 +245,14 @@ class Answers:
       reward = sum(turn * self._turns.discount**number for number, turn in enumerate(ended.dialogue.rewards))
     own = int(written.record.own.sum())
     return Sample(group.row, self._text(written), finished(written), own, verdict, reward, turns, written)
+
+
+def pool_of(settings: RunSettings) -> VerifierPool:
+  """The pool that a run's settings ask for, with the environments that come with the library."""
+  rewards = settings.rewards
+  return VerifierPool(
+    workers=rewards.workers or None, deadline_s=rewards.deadline_s, memory_mb=rewards.memory_mb, environments=ENVIRONMENTS
+  )
 
 
 def open_answers(run: Run, pool: VerifierPool, root, *, group: int, samples: int | None, temperature: float) -> Answers:

@@ -308,12 +308,14 @@ def rollout_programs(config: ModelConfig) -> RolloutPrograms:
     return programs.decode(params, config, state, stop_ids, version, steps=steps, truncate=truncate, least=least)
 
   static = ("shape", "slots", "prefix_slots")
-  in_place, anew = jax.jit(programs.insert, static_argnames=static, donate_argnums=0), jax.jit(programs.insert, static_argnames=static)
+  in_place = jax.jit(programs.insert, static_argnames=static, donate_argnums=0)
+  anew = jax.jit(programs.insert, static_argnames=static)
 
   def insert(state, *rows, slots, prefix_slots, **shape):
-    """In place where no width changes: buffers of another size cannot be used again, and JAX would say so each time."""
+    """In place where no width changes: buffers of another size cannot be used again, and JAX would warn each time."""
     widths = state and tuple(keys[0].shape[2] for keys in (state.cache.keys, state.cache.prefix.keys))
-    return (in_place if widths == (slots, prefix_slots) else anew)(state, *rows, slots=slots, prefix_slots=prefix_slots, **shape)
+    call = in_place if widths == (slots, prefix_slots) else anew
+    return call(state, *rows, slots=slots, prefix_slots=prefix_slots, **shape)
 
   return RolloutPrograms(
     prepare=jax.jit(functools.partial(prepare.prepare_rollout_params, config=config)),

@@ -31,7 +31,6 @@ from jaxreason.rewards.pool import VerifierPool
 from jaxreason.rollout.config import bucketed, width
 from jaxreason.rollout_numbers import ages, check_judged, oldest, rewards_of, statistics
 
-
 COUNTS = (
   *("prompts/truncated", "prompts/dropped", "groups/begun", "groups/unused"),
   *("groups/same_reward", "groups/too_old", "groups/too_old_tokens"),

@@ -5,7 +5,8 @@ What enters: typed `settings.RunSettings`. What leaves: nothing, or a UserError 
 
 import math
 
-from jaxreason.errors import UserError
+from jaxreason.environments import ENVIRONMENTS
+from jaxreason.errors import UserError, nearest
 
 # Setting, least and most; each room checks the bounds of its own dataclass itself.
 BOUNDS = (
@@ -69,7 +70,23 @@ def check(settings) -> None:
     raise UserError(
       "config.objective.surrogate expected a reinforcement-learning one, got 'sft'; set train.steps=0 and sft.steps instead"
     )
+  _check_rollout(settings.rollout, settings.objective)
   _check_objective(settings)
+
+
+def _check_rollout(rollout, objective) -> None:
+  """That the environment is known, and that stale samples are weighed as what they are."""
+  if rollout.environment and rollout.environment not in ENVIRONMENTS:
+    raise UserError(
+      f"config.rollout.environment expected empty or one of {', '.join(ENVIRONMENTS)}, got {rollout.environment!r}"
+      f"{nearest(rollout.environment, ENVIRONMENTS)}"
+    )
+  if rollout.max_staleness and objective.surrogate == "clipped" and objective.proximal == "behavior":
+    raise UserError(
+      f"config.objective.proximal expected 'policy' with rollout.max_staleness={rollout.max_staleness}, got 'behavior', which "
+      "clips stale samples as if they were the policy's own; use the recipe decoupled_ppo, or set proximal=policy and "
+      "correction=truncated"
+    )
 
 
 def _check_objective(settings) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from jaxreason.answers import Sample, pool_of
 from jaxreason.build import Run, layout_of
 from jaxreason.checkpoint import Checkpoints, SaveFailed
-from jaxreason.answers import Sample
 from jaxreason.collect import Collector
 from jaxreason.data import demonstrations
 from jaxreason.data.stream import PromptStream, visits
@@ -43,10 +43,9 @@ def train(run: Run, workdir: str | Path, *, show: Display, watch: Watch | None =
   """
   settings, programs = run.settings, run.programs
   first_rl, total = settings.sft.steps, settings.sft.steps + settings.train.steps
-  rewards = settings.rewards
   with (
     Checkpoints(Path(workdir) / "checkpoints", keep=settings.train.keep) as checkpoints,
-    VerifierPool(workers=rewards.workers or None, deadline_s=rewards.deadline_s, memory_mb=rewards.memory_mb) as pool,
+    pool_of(settings) as pool,
     jax.set_mesh(run.mesh),
   ):
     collector = Collector(run, pool)

@@ -6,7 +6,8 @@ import pytest
 import tiny_run
 
 from jaxreason import collect
-from jaxreason.collect import Collector, Sample
+from jaxreason.answers import Sample
+from jaxreason.collect import Collector
 from jaxreason.errors import UserError
 from jaxreason.records import BUDGET, STOP_TOKEN
 from jaxreason.rewards.pool import VerifierPool

@@ -147,7 +147,7 @@ def _decode() -> str:
   from jaxreason.data.characters import characters
   from jaxreason.model import decoder, weights
   from jaxreason.model.config import ModelConfig
-  from jaxreason.rollout import engine
+  from jaxreason.rollout.config import RolloutConfig
   from jaxreason.settings import RunSettings
 
   tokenizer = characters("0123456789+-=#")
@@ -156,7 +156,7 @@ def _decode() -> str:
   rng = np.random.default_rng(0)
   params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.2, leaf.shape), leaf.dtype), weights.abstract(config))
   policy = Policy(tokenizer, config, mesh, build.compile_programs(RunSettings(), config, mesh), params)
-  shape = engine.RolloutConfig(chunk=8)
+  shape = RolloutConfig(chunk=8)
   began = time.monotonic()
   ids = generation.complete(policy, "4+8-5=", budget=16, shape=shape, seed=0, temperature=0.0)
   seconds = time.monotonic() - began

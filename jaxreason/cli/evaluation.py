@@ -13,13 +13,13 @@ import jax
 import ml_collections
 
 from jaxreason import build, settings
+from jaxreason.answers import pool_of
 from jaxreason.cli import config as configs
 from jaxreason.cli import devices as platforms
 from jaxreason.cli import source
 from jaxreason.errors import UserError
 from jaxreason.evaluate import evaluate
 from jaxreason.report.display import display
-from jaxreason.rewards.pool import VerifierPool
 from jaxreason.settings import RunSettings
 
 
@@ -29,7 +29,6 @@ def command(arguments: argparse.Namespace) -> int:
   _check(arguments, chosen)
   greedy = arguments.temperature == 0
   samples = arguments.samples or (1 if greedy else chosen.settings.evaluation.samples)
-  rewards = chosen.settings.rewards
   with display({}, quiet=arguments.quiet, stream=sys.stderr if arguments.json else sys.stdout) as show:
     parts = build.read(chosen.settings)
     devices = platforms.start(arguments.platform, show.say)
@@ -37,10 +36,7 @@ def command(arguments: argparse.Namespace) -> int:
     rows = {"test": run.rows.test, "validation": run.rows.validation}[arguments.split][: arguments.limit]
     name = arguments.model or f"step {chosen.step} of {arguments.workdir}"
     show.say(f"{name}: {len(rows)} {arguments.split} problems, {samples} samples each, on {platforms.described(devices)}")
-    with (
-      VerifierPool(workers=rewards.workers or None, deadline_s=rewards.deadline_s, memory_mb=rewards.memory_mb) as pool,
-      jax.set_mesh(run.mesh),
-    ):
+    with pool_of(chosen.settings) as pool, jax.set_mesh(run.mesh):
       params = source.params_of(chosen, run)
       numbers, _ = evaluate(run, params, pool, rows, temperature=arguments.temperature, samples=samples)
   asked = {"split": arguments.split, "temperature": arguments.temperature, "samples": samples}

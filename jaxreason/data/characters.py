@@ -66,6 +66,7 @@ def characters(alphabet: str) -> Tokenizer:
     encode=encode,
     decode=decode,
     render=render,
+    reply=encode,
     stop_ids=(END,),
     pad_id=PAD,
     vocab_size=_FIRST + len(alphabet),

@@ -5,6 +5,7 @@ leaves. The rest of the house never asks which library is behind it.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -32,6 +33,7 @@ class Tokenizer:
     encode: text -> ids, without adding special tokens.
     decode: ids -> text without the stop token at its end; any other special token is shown, for a judge must see it.
     render: a row's prompt (str, or messages) -> ids of the whole prompt, up to where the response starts.
+    reply: what is said to a finished response -> ids that follow its stop token, up to where the next response starts.
     stop_ids: a response ends with any of these; the first is the one that demonstrations teach.
     pad_id: fills arrays. Nothing may be inferred from it: it can equal a stop id.
     vocab_size: ids lie in [0, vocab_size). A model's embedding may have more rows than that.
@@ -43,6 +45,7 @@ class Tokenizer:
   encode: Callable[[str], list[int]]
   decode: Callable[[Sequence[int]], str]
   render: Callable[[Prompt], list[int]]
+  reply: Callable[[str], list[int]]
   stop_ids: tuple[int, ...]
   pad_id: int
   vocab_size: int
@@ -102,6 +105,7 @@ def from_transformers(pretrained, *, chat: bool = True, stop_ids: Sequence[int] 
     encode=encode,
     decode=decode,
     render=render_chat if chat else render_plain,
+    reply=functools.partial(_reply, pretrained, stops) if chat else encode,
     stop_ids=stops,
     pad_id=pad_id,
     vocab_size=len(pretrained),
@@ -109,6 +113,15 @@ def from_transformers(pretrained, *, chat: bool = True, stop_ids: Sequence[int] 
     vocabulary=_digest(vocabulary),
     save=pretrained.save_pretrained,
   )
+
+
+def _reply(pretrained, stops: Sequence[int], text: str) -> list[int]:
+  """The ids that the chat template puts between a response and the next one, without the stop token that a response wrote."""
+  words = "Nineteen"
+  turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": words}, {"role": "user", "content": text}]
+  whole = pretrained.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+  after = pretrained.encode(whole.partition(words)[2], add_special_tokens=False)
+  return after[1:] if after[:1] and after[0] in stops else after
 
 
 def _digest(values) -> str:

@@ -44,7 +44,7 @@ class RolloutConfig:
     refill_zero_variance: groups whose rewards are all the same are replaced by further prompts (dynamic sampling, DAPO).
     max_waves: how often a batch is filled up with further prompts before it takes what it has.
     order: "stream", or "difficulty": prompts that the policy solves about half the time come first.
-    max_solve_rate: prompts that were solved at this rate or above leave the pool (no positive resampling, ScaleRL); 1.0 for none.
+    max_solve_rate: prompts that were solved at this rate or above leave the pool (no positive resampling, ScaleRL); 1.0: none.
     environment: of several turns, the name of one in `environments`; empty for a single answer.
     turn_discount: γ of the rewards of later turns.
   """
@@ -96,7 +96,7 @@ class RolloutConfig:
       most = self.max_new_tokens
       raise UserError(f"rollout.min_new_tokens expected at most max_new_tokens={most}, got {self.min_new_tokens}")
     if not self.max_staleness and (self.refresh_cache or self.max_age):
-      raise UserError("rollout.max_staleness expected at least 1 with refresh_cache or max_age, got 0: no sample is that old")
+      raise UserError("rollout.max_staleness expected at least 1 with refresh_cache or max_age, got 0; no sample is that old")
 
   @property
   def stops(self) -> tuple[str, ...]:

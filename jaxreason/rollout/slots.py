@@ -79,8 +79,8 @@ class Slots:
     """Puts a prompt in line: `samples` of it are to be drawn. Some may have written something already: they go first."""
     had = {one.sample: one.record for one in written}
     new = _Prompt(visit, np.asarray(prompt, np.int32), collections.deque(samples), had)
-    place = next((at for at, prompt in enumerate(self._line) if not prompt.written), len(self._line)) if had else len(self._line)
-    self._line.insert(place, new)
+    places = [at for at, prompt in enumerate(self._line) if had and not prompt.written]
+    self._line.insert(min(places, default=len(self._line)), new)
 
   @property
   def steps(self) -> int:
