@@ -34,6 +34,7 @@ def rollouts(seed=0) -> Rollouts:
     logprobs=draw(),
     log_mass=np.zeros((P, G, T), np.float32),
     versions=np.zeros((P, G, T), np.int32),
+    own=written,
     stop=np.full((P, G), STOP_TOKEN, np.int32),
     rewards=generator.random((P, G)).astype(np.float32),
     judged=np.array([[True] * 4, [True, False, True, True], [False] * 4]),
@@ -82,7 +83,7 @@ def test_a_narrower_batch_drops_only_columns_that_no_completion_reaches():
 def test_permuting_a_group_permutes_its_rows(std):
   source, order = rollouts(), np.array([2, 0, 3, 1])
   moved = source.replace(
-    **{name: getattr(source, name)[:, order] for name in ("tokens", "lengths", "logprobs", "rewards", "judged")}
+    **{name: getattr(source, name)[:, order] for name in ("tokens", "lengths", "logprobs", "own", "rewards", "judged")}
   )
   put = jax.jit(functools.partial(assemble.assemble, objective=Objective(advantage_std=std), width=T))
   rows = np.arange(P * G).reshape(P, G)[:, order].reshape(-1)

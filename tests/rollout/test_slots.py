@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import tiny
 
-from jaxreason import policy, sampling
+from jaxreason import policy
 from jaxreason.assemble import join
 from jaxreason.errors import UserError
 from jaxreason.model import decoder
-from jaxreason.records import BUDGET, RUNNING, STOP_TOKEN
-from jaxreason.rollout import engine
+from jaxreason.records import BUDGET, STOP_TOKEN
+from jaxreason.rollout.config import RolloutConfig, Shape, bucketed, shape_of, width
+from jaxreason.rollout.engine import Draw
+from jaxreason.rollout.slots import Slots, Written
 
 P, TP, T = 4, 6, 10
 PROMPTS = tiny.tokens(0, P, TP)
@@ -28,7 +30,7 @@ STOPS = (tiny.STOP, 12, 19)  # several, so that a random model stops often
 
 
 class Done(NamedTuple):
-  """What a rollout left, on the host."""
+  """What a rollout left, on the host; row p·G + g is sample g of prompt p."""
 
   tokens: np.ndarray  # [B, T]
   logprobs: np.ndarray  # [B, T]
@@ -36,7 +38,9 @@ class Done(NamedTuple):
   lengths: np.ndarray  # [B]
   stop: np.ndarray  # [B]
   versions: np.ndarray  # [B, T]
-  told: list  # (slots, tokens, lengths, stop) of each call of on_finished
+  own: np.ndarray  # [B, T]
+  told: list[list[Written]]  # what each chunk said had ended, where one had
+  steps: int
 
 
 @functools.cache
@@ -44,18 +48,38 @@ def prepared():
   return tiny.rollout_programs().prepare(tiny.params())
 
 
-def rollout(
-  rows=range(P), group=2, budget=T, chunk=4, bucket=8, stop_ids=STOPS, version=5, made=None, chosen=None, **kind
-) -> Done:
+def shape(count=2 * P, group=2, lane=2, chunk=4, bucket=8, budget=T, ahead=0) -> Shape:
+  return Shape(count, lane, budget, chunk, (min(2, count), count), (1, -(-count // group)), 8, bucket, ahead)
+
+
+def finish(slots: Slots, params, version: int) -> list[list[Written]]:
+  """Decodes until nobody is left; what each chunk said had ended, where one had."""
+  told = []
+  while slots.running or slots.waiting:
+    ended = slots.chunk(params, version)
+    for written in ended:
+      slots.release(written.name)
+    told += [ended] if ended else []
+  return told
+
+
+def rollout(rows=range(P), group=2, count=None, stop_ids=STOPS, version=5, visits=VISITS, cut=None, sizes=None, **kind) -> Done:
   """Samples from some of the prompts."""
-  rows, told = list(rows), []
-  wave = engine.Wave(PROMPTS[rows], LENGTHS[rows], VISITS[rows], group, budget)
-  state = engine.run(
-    made or tiny.rollout_programs(), prepared(), wave, chosen or engine.uniform_sampling(len(rows) * group, **kind),
-    root=ROOT, version=version, stop_ids=stop_ids, chunk=chunk, cache_bucket=bucket,
-    on_finished=lambda *event: told.append(event),
-  )  # fmt: skip
-  return Done(*(np.asarray(getattr(state, name)) for name in Done._fields[:-1]), told)
+  rows, sizes = list(rows), dict(lane=group) | (sizes or {})
+  sizes = shape(count or len(rows) * group, group, **sizes)
+  slots = Slots(tiny.rollout_programs(), sizes, Draw(ROOT, stop_ids, **kind), cut)
+  for row in rows:
+    slots.admit(int(visits[row]), PROMPTS[row, : LENGTHS[row]], range(group))
+  told = finish(slots, prepared(), version)
+  found = {written.name: written for ended in told for written in ended}
+  order = [found[int(visits[row]), sample] for row in rows for sample in range(group)]
+  assert len(found) == len(order) == sum(map(len, told))
+  wide = {name: np.zeros((len(order), sizes.budget), values.dtype) for name, values in vars(order[0].record).items()}
+  for row, written in enumerate(order):
+    for name, values in vars(written.record).items():
+      wide[name][row, : len(values)] = values
+  lengths = np.array([len(written.record.tokens) for written in order])
+  return Done(lengths=lengths, stop=np.array([written.stop for written in order]), told=told, steps=slots.steps, **wide)
 
 
 @functools.cache
@@ -120,8 +144,9 @@ def test_recorded_logprobs_are_those_of_the_policy_at_every_token(temperature):
 
 
 def test_tokens_do_not_depend_on_chunk_and_bucket():
-  same(rollout(chunk=10, bucket=64), usual())
-  same(rollout(chunk=3, bucket=64), usual())
+  same(rollout(sizes=dict(chunk=10, bucket=64)), usual())
+  same(rollout(sizes=dict(chunk=3, bucket=64)), usual())
+  same(rollout(sizes=dict(chunk=1, bucket=1)), usual())
 
 
 def test_tokens_do_not_depend_on_the_order_of_the_slots():
@@ -137,22 +162,22 @@ def test_tokens_do_not_depend_on_the_company_of_other_prompts_and_samples():
 
 
 def test_another_visit_of_the_same_prompt_draws_anew():
-  wave = engine.Wave(PROMPTS, LENGTHS, VISITS + 1 - 2 * (VISITS > 100), 2, T)
-  state = engine.run(
-    tiny.rollout_programs(), prepared(), wave, engine.uniform_sampling(2 * P), root=ROOT, version=0,
-    stop_ids=STOPS, chunk=4, cache_bucket=8, on_finished=lambda *event: None,
-  )  # fmt: skip
-  assert (np.asarray(state.tokens) != usual().tokens).any(axis=1).all()
+  other = rollout(visits=VISITS.astype(np.int64) + 1)
+  assert (other.tokens != usual().tokens).any(axis=1).all()
 
 
 def test_a_group_shares_one_prefill_and_each_sample_sees_its_prompt():
-  cache = tiny.rollout_programs().prefill(prepared(), PROMPTS, LENGTHS)
-  assert cache.positions.shape == (P, TP)
-  np.testing.assert_array_equal(cache.used, LENGTHS - 1)
-  np.testing.assert_array_equal((np.asarray(cache.positions) >= 0).sum(1), LENGTHS - 1)
   greedy = rollout(temperature=0.0)
   np.testing.assert_array_equal(greedy.tokens[0::2], greedy.tokens[1::2])
   np.testing.assert_array_equal(greedy.tokens[0::2], rollout(group=1, temperature=0.0).tokens)
+  calls = []
+  made = tiny.rollout_programs()
+  counted = made._replace(extend=lambda params, tokens, *rest: calls.append(tokens.shape) or made.extend(params, tokens, *rest))
+  slots = Slots(counted, shape(count=3, lane=1), Draw(ROOT, STOPS))
+  for row in range(P):
+    slots.admit(row, PROMPTS[row, : LENGTHS[row]], range(2))
+  finish(slots, prepared(), 0)
+  assert sum(shape[0] for shape in calls) == P
 
 
 def test_a_sample_may_end_with_its_first_token():
@@ -160,7 +185,6 @@ def test_a_sample_may_end_with_its_first_token():
   assert (done.lengths == 1).all()
   assert (done.stop == STOP_TOKEN).all()
   np.testing.assert_array_equal(done.tokens[:, 0], usual().tokens[:, 0])
-  assert not done.tokens[:, 1:].any()
   assert len(done.told) == 1
 
 
@@ -174,52 +198,26 @@ def test_a_sample_without_a_stop_token_ends_at_its_budget():
 
 def test_a_stop_token_in_the_last_place_of_the_budget_is_a_stop():
   short = int(usual().lengths[usual().stop == STOP_TOKEN].max())
-  done = rollout(budget=short)
+  done = rollout(sizes=dict(budget=short))
   slot = np.flatnonzero((usual().stop == STOP_TOKEN) & (usual().lengths == short))[0]
   assert done.stop[slot] == STOP_TOKEN
   assert done.lengths[slot] == short
 
 
-def test_what_lies_behind_the_end_is_blank_and_every_token_bears_its_policys_version():
+def test_every_token_bears_its_policys_version_and_is_its_own():
   done = usual()
-  behind = np.arange(T)[None] >= done.lengths[:, None]
-  assert not done.tokens[behind].any()
-  assert not done.versions[behind].any()
-  assert (done.versions[~behind] == 5).all()
+  written = np.arange(T)[None] < done.lengths[:, None]
+  assert (done.versions[written] == 5).all()
+  assert done.own[written].all()
 
 
-def test_each_sample_is_handed_over_once_when_it_has_ended():
+def test_each_sample_is_told_once_in_the_chunk_in_which_it_ends():
   told = usual().told
-  assert sorted(slot for event in told for slot in event[0]) == list(range(2 * P))
-  for slots, tokens, lengths, stop in told:
-    assert (stop[slots] != RUNNING).all()
-    np.testing.assert_array_equal(tokens[slots], usual().tokens[slots])
-    np.testing.assert_array_equal(lengths[slots], usual().lengths[slots])
-  chunks = [-(-int(usual().lengths[event[0]].max()) // 4) for event in told]
-  assert chunks == sorted(set(chunks))
-
-
-def test_slots_with_their_own_budgets_and_parameters():
-  """Rows of one batch decode greedily, truncated or freely, to budgets of their own, each as it would in uniform company."""
-  made, kinds = tiny.rollout_programs(), [dict(temperature=0.0), dict(top_k=3), dict(), dict(temperature=0.5, top_p=0.9)]
-  each = [engine.uniform_sampling(P * 2, **kind) for kind in kinds]
-  kind = np.arange(2 * P) % len(kinds)
-  mixed = sampling.Sampling(*(np.choose(kind, parts) for parts in zip(*each, strict=True)))
-  budgets = np.array([T, 3, T, 5, 1, T, 7, T], np.int32)
-  state = made.begin(
-    made.prefill(prepared(), PROMPTS, LENGTHS), PROMPTS, LENGTHS, VISITS, ROOT, np.int32(0), mixed, budgets,
-    np.array(STOPS, np.int32), group=2, budget=T, slots=16,
-  )  # fmt: skip
-  for _ in range(3):
-    state = made.decode(prepared(), state, steps=4, truncate=True)
-  for number, chosen in enumerate(each):
-    alone = rollout(chosen=chosen, bucket=16)
-    for slot in np.flatnonzero(kind == number):
-      length = min(int(budgets[slot]), int(alone.lengths[slot]))
-      assert int(state.lengths[slot]) == length
-      np.testing.assert_array_equal(state.tokens[slot, :length], alone.tokens[slot, :length])
-      ended = length == alone.lengths[slot] and alone.stop[slot] == STOP_TOKEN
-      assert int(state.stop[slot]) == (STOP_TOKEN if ended else BUDGET)
+  names = [written.name for ended in told for written in ended]
+  assert sorted(names) == sorted((int(visit), sample) for visit in VISITS for sample in range(2))
+  chunks = [{-(-len(written.record.tokens) // 4) for written in ended} for ended in told]
+  assert all(len(one) == 1 for one in chunks)
+  assert [chunk for one in chunks for chunk in one] == sorted({-(-length // 4) for length in usual().lengths})
 
 
 def test_a_truncated_sampler_records_the_mass_that_it_kept():
@@ -229,22 +227,39 @@ def test_a_truncated_sampler_records_the_mass_that_it_kept():
   assert (done.logprobs[written] <= done.log_mass[written] + 1e-6).all()
 
 
-def test_two_waves_compile_each_program_once_per_bucket():
-  """Other prompts, lengths, temperatures, versions and stop tokens, but the same shapes: nothing is compiled again.
-
-  6 prompt columns and 4, 8 or 10 tokens need 12, 16 and 16 slots: two buckets.
-  """
+def test_a_hundred_ragged_steps_compile_each_program_once_per_bucket():
+  """Other prompts, lengths and versions, but the same shapes: nothing is compiled again."""
   tiny.rollout_programs.cache_clear()
+  made, widths = tiny.rollout_programs(), set()
+
+  def insert(state, prefix, rows, *rest, slots, prefix_slots, **kind):
+    had = state and (state.cache.keys[0].shape, state.cache.prefix.keys[0].shape)
+    widths.add((had, prefix.keys[0].shape, len(rows.slot), slots, prefix_slots))
+    return made.insert(state, prefix, rows, *rest, slots=slots, prefix_slots=prefix_slots, **kind)
+
+  generator = np.random.default_rng(0)
+  slots = Slots(made._replace(insert=insert), shape(count=4, lane=1, bucket=4), Draw(ROOT, STOPS))
   with tiny.compilations() as compiled:
-    rollout(bucket=4, stop_ids=(-1, -1, -1))
-  assert sorted(compiled) == ["jit(begin)", "jit(decode)", "jit(decode)", "jit(grow)", "jit(prefill)"]
-  with tiny.compilations() as compiled:
-    rollout(rows=[1, 3, 2, 0], bucket=4, temperature=0.6, version=9)
-  assert compiled == []
+    for step in range(100):
+      params = made.prepare(tiny.params())
+      for visit in range(3 * step, 3 * step + 3):
+        slots.admit(visit, tiny.tokens(visit, int(generator.integers(1, 9))), range(2))
+      finish(slots, params, step)
+  # Caches of 4, 8 and 12 slots, prompts prefilled one or two at a time.
+  counts = {name: compiled.count(f"jit({name})") for name in ("prepare_rollout_params", "extend", "insert", "decode")}
+  assert counts == {"prepare_rollout_params": 1, "extend": 2, "insert": len(widths), "decode": 3}
+  assert len(compiled) == sum(counts.values())
+
+
+def test_buckets_hold_what_they_must_and_are_few():
+  found = [bucketed(length, 8) for length in range(1, 1025)]
+  assert all(length <= bucket for length, bucket in zip(range(1, 1025), found, strict=True))
+  assert sorted(set(found)) == [8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024]
+  assert bucketed(0, 8) == 8
 
 
 def test_the_width_of_a_batch_is_a_bucket_within_the_budget():
-  assert [engine.width(longest, 4, 10) for longest in (0, 1, 4, 5, 9, 10)] == [4, 4, 4, 8, 10, 10]
+  assert [width(longest, 4, 10) for longest in (0, 1, 4, 5, 9, 10)] == [4, 4, 4, 8, 10, 10]
 
 
 @pytest.mark.parametrize(
@@ -259,5 +274,5 @@ def test_the_width_of_a_batch_is_a_bucket_within_the_budget():
 )
 def test_a_wrong_setting_is_told_in_one_line(changes, told):
   with pytest.raises(UserError, match=told) as error:
-    engine.RolloutConfig(**changes)
+    RolloutConfig(**changes)
   assert "\n" not in str(error.value)
