@@ -77,6 +77,7 @@ class Group:
   begun: int  # updates the policy had seen when it was admitted
   ended: dict[int, Ended] = dataclasses.field(default_factory=dict)  # by sample
   whole_at: int | None = None  # the chunk after which all had ended
+  budgets: dict[int, int] = dataclasses.field(default_factory=dict)  # tokens of samples that have fewer than the others
 
 
 class Work(NamedTuple):
@@ -128,7 +129,7 @@ class Answers:
     elsewhere = group.ended.keys() | {one.sample for one in stopped}
     left = [sample for sample in range(group.size) if sample not in elsewhere]
     if left:
-      self._slots.admit(group.visit, group.prompt, left, running)
+      self._slots.admit(group.visit, group.prompt, left, running, group.budgets)
     for one in stopped:
       self._on_ended(one)
 
@@ -183,7 +184,8 @@ class Answers:
     self._slots.unload()
     for visit in dict.fromkeys(one.visit for one in running):
       of_prompt = [one for one in running if one.visit == visit]
-      self._slots.admit(visit, self.groups[visit].prompt, [one.sample for one in of_prompt], of_prompt)
+      group = self.groups[visit]
+      self._slots.admit(visit, group.prompt, [one.sample for one in of_prompt], of_prompt, group.budgets)
 
   def unload(self) -> None:
     """Gives the device's memory back, where nothing is on its way."""

@@ -54,7 +54,8 @@ class Placing(NamedTuple):
   prompt: Prefilled
   visit: int
   sample: int
-  written: Record | None  # numpy [n], what it wrote before; None for one that begins
+  written: Record | None = None  # numpy [n], what it wrote before; None for one that begins
+  budget: int | None = None  # tokens; None for the shape's
 
 
 class Engine:
@@ -162,19 +163,20 @@ class Engine:
     draw, T = self._draw, self.shape.budget
     fixed = lambda value, dtype: np.full(R, value, dtype)
     slot, (source, last, visit, sample) = fixed(self.shape.slots, np.int32), np.zeros((4, R), np.int32)
-    written = None
+    budgets, written = fixed(T, np.int32), None
     if placings and placings[0].written is not None:
       written = Record(*(np.zeros((R, T), dtype) for dtype in (np.int32, np.float32, np.float32, np.int32, bool)))
     for row, placing in enumerate(placings):
       slot[row], source[row], last[row] = placing.slot, placing.prompt.row, placing.prompt.last
       visit[row], sample[row] = np.uint32(placing.visit).astype(np.int32), placing.sample
+      budgets[row] = min(placing.budget or T, T)
       self._length[placing.slot] = self._known[placing.slot] = 0
       self._turn[placing.slot] += 1
       for buffer, had in zip(jax.tree.leaves(written), jax.tree.leaves(placing.written), strict=True):
         buffer[row, : len(had)] = had
     temperature, top_p, min_p = (fixed(value, np.float32) for value in (draw.temperature, draw.top_p, draw.min_p))
     chances = Sampling(temperature, top_p, fixed(draw.top_k, np.int32), min_p)
-    rows = Rows(slot, source, last, visit, sample, chances, fixed(draw.least, np.int32), fixed(T, np.int32))
+    rows = Rows(slot, source, last, visit, sample, chances, fixed(draw.least, np.int32), budgets)
     self._width = self._width or bucketed(min(self.shape.chunk, T), self.shape.cache_bucket)
     self._state = self._programs.insert(
       self._state, prefix, rows, draw.root, written,

@@ -9,7 +9,7 @@ A sample is named (visit, sample) and its draw depends on that name alone. B slo
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -46,6 +46,7 @@ class _Prompt:
   tokens: np.ndarray  # [n] int32
   left: collections.deque  # samples that have no slot yet
   written: dict[int, Record]  # of those, what some have written already
+  budgets: Mapping[int, int]  # tokens of those that have a budget of their own
   prefilled: Prefilled | None = None
 
 
@@ -75,10 +76,25 @@ class Slots:
     self._seen = np.zeros(self._shape.slots, np.int64)  # tokens in which a stop string was looked for
     self._feeds: list[tuple[int, np.ndarray]] = []
 
-  def admit(self, visit: int, prompt: Sequence[int], samples: Iterable[int], written: Iterable[Written] = ()) -> None:
-    """Puts a prompt in line: `samples` of it are to be drawn. Some may have written something already: they go first."""
+  def admit(
+    self,
+    visit: int,
+    prompt: Sequence[int],
+    samples: Iterable[int],
+    written: Iterable[Written] = (),
+    budgets: Mapping[int, int] | None = None,
+  ) -> None:
+    """Puts a prompt in line.
+
+    Args:
+      visit: its visit_id.
+      prompt: token ids.
+      samples: which are to be drawn of it.
+      written: what some of them have written already; they go before those that begin.
+      budgets: tokens of samples that have fewer than the shape's.
+    """
     had = {one.sample: one.record for one in written}
-    new = _Prompt(visit, np.asarray(prompt, np.int32), collections.deque(samples), had)
+    new = _Prompt(visit, np.asarray(prompt, np.int32), collections.deque(samples), had, budgets or {})
     places = [at for at, prompt in enumerate(self._line) if had and not prompt.written]
     self._line.insert(min(places, default=len(self._line)), new)
 
@@ -187,7 +203,10 @@ class Slots:
     new = list({id(prompt): prompt for _, prompt, _ in chosen if prompt.prefilled is None}.values())
     for prompt, prefilled in zip(new, self._engine.prefill(params, [prompt.tokens for prompt in new]), strict=True):
       prompt.prefilled = prefilled
-    placings = [Placing(slot, at.prefilled, at.visit, sample, at.written.pop(sample, None)) for slot, at, sample in chosen]
+    placings = [
+      Placing(slot, at.prefilled, at.visit, sample, at.written.pop(sample, None), at.budgets.get(sample))
+      for slot, at, sample in chosen
+    ]
     for placing in placings:
       self._seen[placing.slot] = 0 if placing.written is None else len(placing.written.tokens)
     self._engine.place(params, placings)
