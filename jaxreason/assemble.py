@@ -17,7 +17,8 @@ def assemble(rollouts: Rollouts, *, objective: Objective, width: int) -> Batch:
 
   Args:
     rollouts: P groups of G.
-    objective: static; its advantage is used.
+    objective: static; its advantage is used. Where it replays the sampler's truncation, behaviour log-probs are the truncated
+      sampler's, logprobs - log_mass; else the policy's at sampling time.
     width: static T of the batch; the longest completion fits.
 
   Returns:
@@ -27,6 +28,8 @@ def assemble(rollouts: Rollouts, *, objective: Objective, width: int) -> Batch:
   B = P * G
   flat = lambda x: x[..., :width].reshape(B, width)
   completions, logprobs = flat(rollouts.tokens), flat(rollouts.logprobs)
+  if objective.replay_truncation:
+    logprobs = logprobs - flat(rollouts.log_mass)
   lengths = rollouts.lengths.reshape(B)
   prompt_lengths = jnp.repeat(rollouts.prompt_lengths, G)
   written = flat(rollouts.own)

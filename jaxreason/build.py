@@ -31,6 +31,7 @@ from jaxreason.rollout import prepare, programs
 from jaxreason.rollout.engine import RolloutPrograms
 from jaxreason.settings import RunSettings
 from jaxreason.tasks import Rows
+from jaxreason.truncation import Cut
 
 
 class Programs(NamedTuple):
@@ -218,6 +219,14 @@ def objective_of(settings: RunSettings, phase: str) -> Objective:
   return dataclasses.replace(chosen, norm_length=chosen.norm_length or settings.rollout.max_new_tokens)
 
 
+def replayed_truncation(settings: RunSettings, phase: str) -> Cut | None:
+  """The sampler's truncation, where the objective of the phase replays it; else None."""
+  shape = settings.rollout
+  if not objective_of(settings, phase).replay_truncation:
+    return None
+  return Cut(shape.top_k or None, shape.top_p if shape.top_p < 1 else None, shape.min_p or None)
+
+
 def abstract_state(settings: RunSettings, config: ModelConfig, mesh, phase: str) -> TrainState:
   """Shapes, dtypes and shardings of the state in a phase: moments are sharded like the parameters they belong to."""
   shapes = jax.eval_shape(_start(settings, config, phase), weights.abstract(config))
@@ -269,6 +278,7 @@ def compile_programs(settings: RunSettings, config: ModelConfig, mesh, teacher: 
       updates.update, config=config, objective=objective_of(settings, phase),
       transformation=transformation(settings, config, phase), micro_batches=micro_batches, chunk_tokens=chunk_tokens,
       critic_transformation=critic_transformation(settings, config, phase),
+      truncation=replayed_truncation(settings, phase),
     )  # fmt: skip
     return jit(run, donate_argnums=0, out_shardings=(shardings(phase), None))
 

@@ -32,6 +32,7 @@ from jaxreason.model.weights import Params
 from jaxreason.objective import Objective
 from jaxreason.records import Batch, Layout, TrainState
 from jaxreason.settings import RunSettings
+from jaxreason.truncation import Cut
 
 _FORMAT = 1
 _HEAD = "head"
@@ -168,6 +169,10 @@ def _objective(taken: Dump) -> Objective:
   return build.objective_of(taken.settings, taken.phase)
 
 
+def _truncation(taken: Dump) -> Cut | None:
+  return build.replayed_truncation(taken.settings, taken.phase)
+
+
 def _temperature(taken: Dump) -> float:
   return 1.0 if taken.phase == "sft" else taken.settings.rollout.temperature
 
@@ -232,11 +237,11 @@ def _logprobs_and_loss(taken: Dump) -> Finding | None:
   batch = updates.chosen_across(
     taken.params, jax.tree.map(jnp.asarray, taken.batch), _temperature(taken), _updates_before(taken),
     objective=_objective(taken), config=taken.config, micro_batches=_micro_batches(taken),
-    chunk_tokens=taken.settings.train.chunk_tokens,
+    chunk_tokens=taken.settings.train.chunk_tokens, truncation=_truncation(taken),
   )  # fmt: skip
   logprobs, entropy = policy.completion_logprobs(
     taken.params, taken.config, batch.tokens, batch.prompt_lengths, batch.lengths, batch.mask.shape[1],
-    temperature=_temperature(taken), chunk_tokens=taken.settings.train.chunk_tokens,
+    temperature=_temperature(taken), chunk_tokens=taken.settings.train.chunk_tokens, truncation=_truncation(taken),
   )  # fmt: skip
   logprobs, entropy = jnp.where(batch.mask, logprobs, 0.0), jnp.where(batch.mask, entropy, 0.0)
   losses = jnp.where(batch.mask, objective.token_losses(_objective(taken), logprobs, entropy, batch), 0.0)
@@ -263,13 +268,15 @@ def _gradients(taken: Dump) -> Finding | None:
   return None
 
 
-_jitted = jax.jit(updates.value_and_gradients, static_argnames=("config", "objective", "micro_batches", "chunk_tokens"))
+_STATIC = ("config", "objective", "micro_batches", "chunk_tokens", "truncation")
+_jitted = jax.jit(updates.value_and_gradients, static_argnames=_STATIC)
 
 
 def _value_and_gradients(taken: Dump) -> tuple[Params, dict]:
   return _jitted(
     taken.params, jax.tree.map(jnp.asarray, taken.batch), _temperature(taken), _updates_before(taken), config=taken.config,
     objective=_objective(taken), micro_batches=_micro_batches(taken), chunk_tokens=taken.settings.train.chunk_tokens,
+    truncation=_truncation(taken),
   )  # fmt: skip
 
 

@@ -91,7 +91,12 @@ def _check_rollout(rollout, objective) -> None:
 
 def _check_objective(settings) -> None:
   """That what the objective needs is there, and that nothing is given in vain."""
-  objective, group = settings.objective, settings.rollout.group
+  objective, group, shape = settings.objective, settings.rollout.group, settings.rollout
+  if objective.replay_truncation and shape.top_p == 1 and not shape.top_k and not shape.min_p:
+    raise UserError(
+      "config.objective.replay_truncation expected rollout.top_p, top_k or min_p to truncate, got none of them; "
+      "set one, or replay_truncation=False"
+    )
   if settings.train.steps and group < 2 and objective.compares_samples:
     raise UserError(
       f"config.rollout.group expected at least 2 (advantage {objective.advantage} compares samples of one prompt), got {group}"

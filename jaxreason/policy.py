@@ -2,7 +2,8 @@
 
 What enters: parameters, sequences and the sampler's temperature. What leaves: log-probability and entropy of each
 completion token. The update, the reference and teacher passes and evaluation call `completion_logprobs`; the sampler divides
-the same `unembed` by the same temperature one position at a time. A critic reads its values at the same places.
+the same `unembed` by the same temperature one position at a time, and where it truncates, the update may ask for the truncated
+distribution instead. A critic reads its values at the same places.
 B sequences, S their columns, T completion tokens, D embed.
 """
 
@@ -14,6 +15,7 @@ from jaxreason.model import decoder
 from jaxreason.model.config import ModelConfig
 from jaxreason.model.weights import Params
 from jaxreason.records import Layout
+from jaxreason.truncation import Cut
 
 
 def completion_logprobs(
@@ -27,6 +29,7 @@ def completion_logprobs(
   temperature,
   chunk_tokens: int = 1024,
   layout: Layout | None = None,
+  truncation: Cut | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Log-probability and entropy of the completion tokens of right-padded sequences.
 
@@ -40,15 +43,20 @@ def completion_logprobs(
     temperature: scalar > 0, the sampler's.
     chunk_tokens: see `logprobs.from_hidden`.
     layout: of `packing.pack` for these samples, as one micro-batch: they are computed in packed rows, to the same numbers.
+    truncation: static, the sampler's; None for the policy's own log-probs. With it they are those of the truncated sampler,
+      log π(aₜ) - log Σ_{v kept} π(v), the set of kept tokens without gradient. A token outside the set has the same formula's
+      number, not -∞: finite, with a gradient that can bring it back, and continuous where rounding decides who is kept.
 
   Returns:
-    (logprobs, entropy), [B, T] float32 each, nats; meaningless where a row has no token t.
+    (logprobs, entropy), [B, T] float32 each, nats; meaningless where a row has no token t. The entropy is the whole policy's.
   """
+  cut = Cut() if truncation is None else truncation
 
   def read(hidden, taken):
-    return logprob_functions.from_hidden(
-      hidden, decoder.head(params), taken, temperature=temperature, chunk_tokens=chunk_tokens
+    logprobs, entropy, *log_mass = logprob_functions.from_hidden(
+      hidden, decoder.head(params), taken, temperature=temperature, chunk_tokens=chunk_tokens, **cut._asdict()
     )
+    return logprobs - log_mass[0] if log_mass else logprobs, entropy
 
   return at_completions(params, config, tokens, prompt_lengths, lengths, width, read, layout=layout)
 

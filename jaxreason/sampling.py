@@ -42,26 +42,36 @@ def token_uniform(key: jax.Array, position: jax.Array) -> jax.Array:
   return jax.random.uniform(jax.random.fold_in(key, position))
 
 
-def sample(logits: jax.Array, uniform: jax.Array, sampling: Sampling, *, truncate: bool = True):
+def sample(logits: jax.Array, uniform: jax.Array, sampling: Sampling, *, truncate: bool = True, banned=None):
   """One token per row.
 
-  The order of truncation is temperature, top-k, top-p among what top-k left, min-p (relative to the likeliest token).
+  The order is: banned tokens out, temperature, top-k, top-p among what top-k left, min-p (relative to the likeliest token that
+  is not banned). Thresholds are of the tokens that may be drawn, so that no row is left without one and k of them stay: as
+  in transformers, whose minimum of new tokens is a processor before its warpers.
 
   Args:
     logits: [B, V] float.
     uniform: [B] float32 in [0, 1).
     sampling: per-row parameters.
     truncate: static; False skips the thresholds when no row truncates.
+    banned: None, or (rows [B] bool, ids [E] int32): tokens that are not drawn in these rows, by argmax neither, such as the
+      stop tokens of an answer that is too short to end. Ids may be repeated; those outside [0, V), -1 among them, ban nothing.
+      Some token is left. Where no row is banned, results are to the bit those of None.
 
   Returns:
     token: [B] int32.
-    logprob: [B] float32, nats: log π(token) of the tempered, untruncated policy (temperature 1 for argmax rows).
-    log_mass: [B] float32, nats: log of the policy's mass on the kept tokens; logprob - log_mass is the exact
-      log-probability of the truncated sampler.
+    logprob: [B] float32, nats: log π(token) of the tempered policy, untruncated and with nothing banned (temperature 1 for
+      argmax rows).
+    log_mass: [B] float32, nats: log of the policy's mass on the tokens that could be drawn; logprob - log_mass is the exact
+      log-probability of the sampler. 0 for argmax rows.
   """
   greedy = sampling.temperature <= 0
-  shifted = logits.astype(jnp.float32) - jnp.max(logits, axis=-1, keepdims=True).astype(jnp.float32)
-  scaled = shifted / jnp.where(greedy, 1.0, sampling.temperature)[:, None]
+  temperature = jnp.where(greedy, 1.0, sampling.temperature)
+  given = logits
+  if banned is not None:
+    # From here on the program is the one without bans, to which the barrier holds the compiler too.
+    logits = jax.lax.optimization_barrier(jnp.where(_banned(*banned, logits.shape[-1]), -jnp.inf, logits))
+  scaled = _relative(logits, temperature)
   weights = jnp.exp(scaled)
   total = jnp.sum(weights, axis=-1)
   kept = weights
@@ -71,8 +81,29 @@ def sample(logits: jax.Array, uniform: jax.Array, sampling: Sampling, *, truncat
   mass = jnp.sum(kept, axis=-1)
   token = jnp.where(greedy, jnp.argmax(logits, axis=-1), _inverse_cdf(kept, uniform))
   logprob = jnp.take_along_axis(scaled, token[:, None], axis=-1)[:, 0] - jnp.log(total)
-  log_mass = jnp.where(greedy, 0.0, jnp.log(mass) - jnp.log(total))
-  return token.astype(jnp.int32), logprob, log_mass
+  log_mass = jnp.log(mass) - jnp.log(total)
+  if banned is not None:
+    left = _log_left(given, logits, temperature, total)
+    logprob, log_mass = logprob + left, log_mass + left
+  return token.astype(jnp.int32), logprob, jnp.where(greedy, 0.0, log_mass)
+
+
+def _relative(logits, temperature):
+  """[B, V] float32, relative to the likeliest token and tempered."""
+  return (logits.astype(jnp.float32) - jnp.max(logits, axis=-1, keepdims=True).astype(jnp.float32)) / temperature[:, None]
+
+
+def _banned(rows_B, ids_E, V: int):
+  """[B, V] bool. The ids are marked once, [V], whatever their number."""
+  marked = jnp.zeros(V, bool).at[jnp.where(ids_E < 0, V, ids_E)].set(True, mode="drop")
+  return rows_B[:, None] & marked[None]
+
+
+def _log_left(given, logits, temperature, total):
+  """[B], nats: log of the policy's mass on the tokens that are not banned, whose weights sum to `total`; 0 where none is."""
+  drop = jnp.max(given, axis=-1).astype(jnp.float32) - jnp.max(logits, axis=-1).astype(jnp.float32)
+  left = jnp.log(total) - drop / temperature - jnp.log(jnp.sum(jnp.exp(_relative(given, temperature)), axis=-1))
+  return jnp.where(jnp.any(given != logits, axis=-1), left, 0.0)
 
 
 def _inverse_cdf(weights_BV, uniform_B):

@@ -7,9 +7,18 @@ vocabulary alone, which shard. V vocab.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+
+class Cut(NamedTuple):
+  """What a sampler keeps, one for all rows; hashable, so that it may be a static argument. None truncates nothing."""
+
+  top_k: int | None = None  # at least 1
+  top_p: float | None = None  # (0, 1]
+  min_p: float | None = None  # [0, 1), of the likeliest token's probability
 
 
 def smallest_kept(weights: jax.Array, top_k=None, top_p=None, min_p=None, *, vocab_axis: str | None = None) -> jax.Array:

@@ -17,6 +17,7 @@ from jaxreason.masks import divide
 from jaxreason.model.config import ModelConfig
 from jaxreason.objective import Objective
 from jaxreason.records import Batch, CriticState, TrainState
+from jaxreason.truncation import Cut
 
 
 def initialize(
@@ -46,6 +47,7 @@ def update(
   critic_transformation: optax.GradientTransformation | None = None,
   micro_batches: int = 1,
   chunk_tokens: int = 1024,
+  truncation: Cut | None = None,
 ) -> tuple[TrainState, dict]:
   """One step of gradient descent on the objective, and one of the critic where the state has one.
 
@@ -59,14 +61,14 @@ def update(
     critic_transformation: static, optax, of a state with a critic.
     micro_batches: static M.
     chunk_tokens: static, see `logprobs.from_hidden`.
+    truncation: static, the sampler's where the objective replays it; see `policy.completion_logprobs`.
 
   Returns:
-    (state, stats): stats are float32 scalars, among them loss, grad_norm, update_norm, skipped (0 or 1) and
-    `objective.diagnostics`.
+    (state, stats): float32 scalars, among them loss, grad_norm, update_norm, skipped (0 or 1) and `objective.diagnostics`.
   """
   gradients, stats = value_and_gradients(
     state.params, batch, temperature, state.step,
-    config=config, objective=objective, micro_batches=micro_batches, chunk_tokens=chunk_tokens,
+    config=config, objective=objective, micro_batches=micro_batches, chunk_tokens=chunk_tokens, truncation=truncation,
   )  # fmt: skip
   norm = optax.tree.norm(gradients)
   # The entropy too: a clipped loss may hide a model whose log-probs are NaN, its entropy cannot.
@@ -106,19 +108,20 @@ def value_and_gradients(
   objective: Objective,
   micro_batches: int = 1,
   chunk_tokens: int = 1024,
+  truncation: Cut | None = None,
 ):
   """Gradients of the batch's loss (tree of float32, like params) and its numbers; see `update`.
 
   `step` is the number of updates that params have seen: a choice of tokens at random is drawn from it.
   """
-  shape = dict(config=config, micro_batches=micro_batches, chunk_tokens=chunk_tokens)
+  shape = dict(config=config, micro_batches=micro_batches, chunk_tokens=chunk_tokens, truncation=truncation)
   batch = chosen_across(params, batch, temperature, step, objective=objective, **shape)
   _, denominator = objectives.reduce(objective, jnp.zeros(batch.mask.shape), batch)
 
   def loss_sum(params, part: Batch):
     logprobs, entropy = policy.completion_logprobs(
       params, config, part.tokens, part.prompt_lengths, part.lengths, part.mask.shape[1],
-      temperature=temperature, chunk_tokens=chunk_tokens, layout=part.layout,
+      temperature=temperature, chunk_tokens=chunk_tokens, layout=part.layout, truncation=truncation,
     )  # fmt: skip
     # Columns beyond a row's end hold log-probs of padding, which the mask drops; zeros keep them from overflowing.
     logprobs = jnp.where(part.mask, logprobs, 0.0)
@@ -165,14 +168,21 @@ def split(batch: Batch, micro_batches: int) -> Batch:
 
 
 def completions(
-  params, batch: Batch, temperature, *, config: ModelConfig, micro_batches: int = 1, chunk_tokens: int = 1024
+  params,
+  batch: Batch,
+  temperature,
+  *,
+  config: ModelConfig,
+  micro_batches: int = 1,
+  chunk_tokens: int = 1024,
+  truncation: Cut | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """(log-probs, entropy), [B, T] each, that `params` give the batch's tokens, without gradient; arguments as of `update`."""
 
   def found(part: Batch):
     return policy.completion_logprobs(
       params, config, part.tokens, part.prompt_lengths, part.lengths, part.mask.shape[1],
-      temperature=temperature, chunk_tokens=chunk_tokens, layout=part.layout,
+      temperature=temperature, chunk_tokens=chunk_tokens, layout=part.layout, truncation=truncation,
     )  # fmt: skip
 
   both = jax.lax.stop_gradient(jax.lax.map(found, split(batch, micro_batches)))

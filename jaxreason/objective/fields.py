@@ -45,6 +45,10 @@ class Objective:
     cov_kl_coef: of kl_cov, weight of the penalty on the chosen tokens.
     proximal: what the ratio is taken to: "behavior", the policy that sampled, or "policy", the one at the start of the step
       (decoupled PPO). With one optimizer step a batch the latter is stop_gradient(π), exactly, and costs no pass.
+    replay_truncation: of samples drawn with top-p, top-k or min-p: False, π and μ are the whole policies' probabilities, as
+      if nothing had been truncated; True, both are the truncated samplers', so that at ratio 1 the gradient is that of the
+      distribution that was drawn from. The reference's and the teacher's, and the entropy, stay whole: KL(π ‖ reference) is
+      then of the truncated π, above 0 where π is the reference, but without gradient there. See docs/losses.md.
     correction: weights of π/μ that the surrogate is multiplied with: "none", "truncated" (TIS) or "masked" (MIS; with
       correction_level "token" and lower 0.5 this is IcePop). π is the policy at the start of the step, μ the one that sampled.
     correction_level: "token", "sequence" (product) or "geometric".
@@ -84,6 +88,7 @@ class Objective:
   cov_fraction: float = 2e-4
   cov_kl_coef: float = 1.0
   proximal: str = "behavior"
+  replay_truncation: bool = False
   correction: str = "none"
   correction_level: str = "token"
   correction_lower: float = 0.0

@@ -46,6 +46,14 @@ def test_a_setting_out_of_its_bounds_is_told(name, value, words):
     chosen(**{name: value})
 
 
+def test_replaying_a_truncation_that_is_not_there_is_told():
+  replayed = dict(objective__replay_truncation=True)
+  with pytest.raises(UserError, match=r"replay_truncation expected rollout.top_p, top_k or min_p to truncate, got none"):
+    chosen(**replayed)
+  for cut in (dict(rollout__top_p=0.9), dict(rollout__top_k=3), dict(rollout__min_p=0.1)):
+    assert chosen(**replayed, **cut).objective.replay_truncation
+
+
 def test_every_bounded_setting_exists_and_its_default_is_within():
   defaults = settings.flat(settings.thaw(chosen()))
   assert all(least <= defaults[name] <= most for name, least, most in limits.BOUNDS)
