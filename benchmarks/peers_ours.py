@@ -13,37 +13,30 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import numpy as np
 
 import jaxreason
-from jaxreason import build, sharding
-from jaxreason.data import prompts as data
+from jaxreason import build
 from jaxreason.model import hf
-from jaxreason.rollout import engine
-from jaxreason.rollout.engine import RolloutConfig
-from jaxreason.settings import RunSettings
+from jaxreason.rollout.config import RolloutConfig, shape_of
+from jaxreason.rollout.engine import Draw
+from jaxreason.rollout.slots import Slots
 
 
 def ours(params, config, prompts: list[list[int]], group: int, new: int) -> Callable[[int], list[list[int]]]:
-  """Makes a function from a seed to sampled completions of `new` tokens each, group after group; nothing ends one early.
-
-  The one place here that knows the engine.
-  """
-  shape, mesh = RolloutConfig(), sharding.make_mesh(devices=jax.devices()[:1])
-  programs = build.compile_programs(RunSettings(), config, mesh).rollout
-  longest = -(-max(map(len, prompts)) // shape.prompt_bucket) * shape.prompt_bucket
-  wave = engine.Wave(
-    data.right_padded(prompts, longest, 0), np.array([len(ids) for ids in prompts], np.int32),
-    np.arange(len(prompts), dtype=np.int32), group, new,
-  )  # fmt: skip
+  """Makes a function from a seed to sampled completions of `new` tokens each, group after group; nothing ends one early."""
+  chosen = RolloutConfig(prompts=len(prompts), group=group, max_new_tokens=new)
+  samples = len(prompts) * group
+  shape = shape_of(chosen, slots=samples, group=group, samples=samples, shards=1, ahead=0)
+  programs = build.rollout_programs(config)
 
   def rollout(seed: int) -> list[list[int]]:
-    state = engine.run(
-      programs, programs.prepare(params), wave, engine.uniform_sampling(len(prompts) * group), root=jax.random.key(seed),
-      version=0, stop_ids=(), chunk=shape.chunk, cache_bucket=shape.cache_bucket, on_finished=lambda *_: None,
-    )  # fmt: skip
-    tokens, lengths = jax.device_get((state.tokens, state.lengths))
-    return [row[:length].tolist() for row, length in zip(tokens, lengths, strict=True)]
+    slots, found = Slots(programs, shape, Draw(jax.random.key(seed), ())), {}
+    for visit, prompt in enumerate(prompts):
+      slots.admit(visit, prompt, range(group))
+    prepared = programs.prepare(params)
+    while len(found) < samples:
+      found |= {written.name: written.record.tokens.tolist() for written in slots.chunk(prepared, 0)}
+    return [found[name] for name in sorted(found)]
 
   return rollout
 

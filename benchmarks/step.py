@@ -16,7 +16,9 @@ import numpy as np
 from jaxreason import build, settings
 from jaxreason.model import weights
 from jaxreason.records import Batch
-from jaxreason.rollout import engine
+from jaxreason.rollout.config import shape_of
+from jaxreason.rollout.engine import Draw
+from jaxreason.rollout.slots import Slots
 
 REPEATS = 5
 
@@ -46,17 +48,17 @@ def main() -> None:
   run = build.build(chosen, devices=jax.devices()[:1])
   params, rate = run.initial_params(), matmul_rate()
   size, rows, prompt = weights.count(run.config), shape.prompts * shape.group, 24
-  wave = engine.Wave(
-    np.full((shape.prompts, prompt), 3, np.int32), np.full(shape.prompts, 20, np.int32),
-    np.arange(shape.prompts, dtype=np.int32), shape.group, shape.max_new_tokens,
-  )  # fmt: skip
+  prompts = [[3] * 20] * shape.prompts
+  sizes = shape_of(shape, slots=rows, group=shape.group, samples=rows, shards=1, ahead=0)
 
   def rollout():
-    state = engine.run(
-      run.programs.rollout, run.programs.rollout.prepare(params), wave, engine.uniform_sampling(rows), root=jax.random.key(0),
-      version=0, stop_ids=(), chunk=shape.chunk, cache_bucket=shape.cache_bucket, on_finished=lambda *_: None,
-    )  # fmt: skip
-    return state.tokens
+    slots = Slots(run.programs.rollout, sizes, Draw(jax.random.key(0), ()))
+    for visit, ids in enumerate(prompts):
+      slots.admit(visit, ids, range(shape.group))
+    prepared, ended = run.programs.rollout.prepare(params), 0
+    while ended < rows:
+      ended += len(slots.chunk(prepared, 0))
+    return ()
 
   columns = prompt + shape.max_new_tokens
   full = np.ones((rows, shape.max_new_tokens))

@@ -92,10 +92,15 @@ def _check_rollout(rollout, objective) -> None:
 def _check_objective(settings) -> None:
   """That what the objective needs is there, and that nothing is given in vain."""
   objective, group, shape = settings.objective, settings.rollout.group, settings.rollout
-  if objective.replay_truncation and shape.top_p == 1 and not shape.top_k and not shape.min_p:
+  if objective.replay_truncation and not shape.truncates:
     raise UserError(
       "config.objective.replay_truncation expected rollout.top_p, top_k or min_p to truncate, got none of them; "
       "set one, or replay_truncation=False"
+    )
+  if objective.replay_truncation and shape.min_new_tokens:
+    raise UserError(
+      "config.rollout.min_new_tokens expected 0 with objective.replay_truncation (the update does not replay which tokens "
+      f"were not allowed yet), got {shape.min_new_tokens}; set one of them to its default"
     )
   if settings.train.steps and group < 2 and objective.compares_samples:
     raise UserError(

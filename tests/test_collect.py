@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tiny_run
 
-from jaxreason import collect
+from jaxreason import rollout_numbers
 from jaxreason.answers import Sample
 from jaxreason.collect import Collector
 from jaxreason.errors import UserError
@@ -29,7 +29,8 @@ def params():
 
 def collected(pool, params, run=None, next_visit=0):
   """(collector after it, rollouts, width, samples, numbers) of one step, not packed."""
-  collector = Collector(run or tiny_run.learner(), pool, next_visit=next_visit)
+  collector = Collector(run or tiny_run.learner(), pool)
+  collector.restore({"queue": {"next_visit": next_visit}, "trained": 0, "groups": []})
   with jax.set_mesh(tiny_run.learner().mesh):
     rollouts, width, layout, samples, numbers = collector.collect(params, 3)
   assert layout is None
@@ -39,7 +40,7 @@ def collected(pool, params, run=None, next_visit=0):
 def test_a_step_is_a_function_of_parameters_and_place(pool, params):
   one, other = collected(pool, params), collected(pool, params)
   jax.tree.map(np.testing.assert_array_equal, one[1], other[1])
-  assert one[0].next_visit == 8
+  assert one[0].state()["queue"]["next_visit"] == 8
   np.testing.assert_array_equal(one[1].visit_ids, np.arange(8))
   later = collected(pool, params, next_visit=8)
   np.testing.assert_array_equal(later[1].visit_ids, np.arange(8, 16))
@@ -105,8 +106,9 @@ def test_prompts_that_do_not_fit_are_dropped_and_replaced(pool, params):
   assert (np.asarray(rollouts.prompt_lengths) <= 5).all()
   visits = np.asarray(rollouts.visit_ids)
   assert (np.diff(visits) > 0).all()
-  assert collector.next_visit == 8 + numbers["prompts/dropped"] > 8
-  assert visits[-1] < collector.next_visit
+  following = collector.state()["queue"]["next_visit"]
+  assert following == 8 + numbers["prompts/dropped"] > 8
+  assert visits[-1] < following
   assert len(samples) == 64
 
 
@@ -124,9 +126,10 @@ def verdict_of(text):
 
 def test_statistics_count_judged_samples_only():
   told = ["right", "right", "lost", "wrong", "wrong", "wrong"]
-  samples = [Sample({}, "", text != "wrong", number + 1, verdict_of(text)) for number, text in enumerate(told)]
-  rewards, judged = (array.reshape(2, 3) for array in collect.rewards_of(samples))
-  numbers = collect.statistics(samples, rewards, judged)
+  verdicts = [verdict_of(text) for text in told]
+  samples = [Sample({}, "", told[n] != "wrong", n + 1, said, said.reward) for n, said in enumerate(verdicts)]
+  rewards, judged = (array.reshape(2, 3) for array in rollout_numbers.rewards_of(samples))
+  numbers = rollout_numbers.statistics(samples, rewards, judged)
   assert numbers["reward"] == pytest.approx(2 / 5)
   assert numbers["unjudged"] == pytest.approx(1 / 6)
   assert numbers["frac_reward_zero_std"] == 1

@@ -6,7 +6,7 @@ import pytest
 import tiny_run
 
 from jaxreason import evaluate
-from jaxreason.collect import Sample
+from jaxreason.answers import Sample
 from jaxreason.errors import UserError
 from jaxreason.rewards.pool import VerifierPool
 from jaxreason.rewards.verdict import Verdict
@@ -29,7 +29,7 @@ def measure():
 
 
 def test_every_problem_is_sampled_as_often_as_asked(measure):
-  rows = tiny_run.learner().rows.train[:40]  # more than one wave of 32, the last one not full
+  rows = tiny_run.learner().rows.train[:40]  # 80 samples in 64 slots
   numbers, found = measure(rows, 1.0, 2)
   assert [sample.row["id"] for sample in found] == [row["id"] for row in rows for _ in range(2)]
   assert numbers["problems"] == 40

@@ -15,7 +15,9 @@ import tiny
 from jaxreason import build, sharding
 from jaxreason.errors import UserError
 from jaxreason.model import weights
-from jaxreason.rollout import engine
+from jaxreason.rollout.config import Shape
+from jaxreason.rollout.engine import Draw
+from jaxreason.rollout.slots import Slots
 from jaxreason.sharding import MeshSizes
 
 MESHES = {"8x1x1": MeshSizes(8, 1, 1), "2x2x2": MeshSizes(2, 2, 2), "1x4x2": MeshSizes(1, 4, 2)}
@@ -86,15 +88,34 @@ def test_a_second_update_compiles_nothing():
 PROMPTS, LENGTHS = tiny.tokens(3, 8, 5), np.array([5, 1, 2, 3, 4, 5, 2, 1], np.int32)
 
 
-def rollout(sizes, prompts, group):
-  with jax.set_mesh(mesh_of(sizes)):
-    made = programs(sizes).rollout
-    wave = engine.Wave(PROMPTS[:prompts], LENGTHS[:prompts], np.arange(prompts, dtype=np.int32), group, 6)
-    state = engine.run(
-      made, made.prepare(placed(sizes)), wave, engine.uniform_sampling(prompts * group, temperature=0.9),
-      root=jax.random.key(0), version=0, stop_ids=(2, 12, 19), chunk=3, cache_bucket=16, on_finished=lambda *event: None,
-    )  # fmt: skip
-  return state
+def rollout(sizes, prompts, group, slots=None, lane=None):
+  """{name: Written} of 16 samples, in slots of which each device has as many."""
+  mesh = mesh_of(sizes)
+  with jax.set_mesh(mesh):
+    made, parts = programs(sizes).rollout, sharding.batch_shards(mesh)
+    count = slots or prompts * group
+    up = lambda rows: -(-rows // parts) * parts
+    shape = Shape(count, lane or 1, 6, 3, (parts, count), (up(1), up(prompts)), 8, 16, ahead=0)
+    held = Slots(made, shape, Draw(jax.random.key(0), (2, 12, 19), temperature=0.9))
+    for row in range(prompts):
+      held.admit(row, PROMPTS[row, : LENGTHS[row]], range(group))
+    told = tiny.finish(held, made.prepare(placed(sizes)), 0)
+    cache = held._engine._state.cache
+  assert cache.keys[0].sharding.shard_shape(cache.keys[0].shape)[0] == count // parts
+  assert cache.prefix.keys[0].sharding.shard_shape(cache.prefix.keys[0].shape)[0] == count // (lane or 1) // parts
+  return {written.name: written for ended in told for written in ended}
+
+
+@functools.cache
+def alone():
+  return rollout(ONE, 8, 2)
+
+
+def same(got, expected):
+  for name, written in got.items():
+    np.testing.assert_array_equal(written.record.tokens, expected[name].record.tokens)
+    np.testing.assert_allclose(written.record.logprobs, expected[name].record.logprobs, atol=1e-5)
+    assert written.stop == expected[name].stop
 
 
 @meshes
@@ -102,17 +123,18 @@ def test_a_sharded_rollout_writes_the_tokens_of_one_device(sizes):
   with tiny.compilations() as compiled:
     got = rollout(sizes, 8, 2)
   assert compiled.count("jit(decode)") == 1
-  expected = rollout(ONE, 8, 2)
-  for name in ("tokens", "lengths", "stop"):
-    np.testing.assert_array_equal(getattr(got, name), getattr(expected, name))
-  np.testing.assert_allclose(got.logprobs, expected.logprobs, atol=1e-5)
-  parts = sizes.data * sizes.fsdp
-  assert got.cache.keys[0].sharding.shard_shape(got.cache.keys[0].shape)[0] == 16 // parts
+  assert got.keys() == alone().keys()
+  same(got, alone())
+
+
+@pytest.mark.parametrize("lane", [1, 2])
+def test_sharded_slots_are_filled_again(lane):
+  same(rollout(MESHES["2x2x2"], 8, 2, slots=8, lane=lane), alone())
 
 
 def test_fewer_prompts_than_devices_are_enough_when_their_samples_divide():
-  got, expected = rollout(MESHES["8x1x1"], 2, 8), rollout(ONE, 8, 2)
-  np.testing.assert_array_equal(np.asarray(got.tokens)[[0, 1, 8, 9]], expected.tokens[:4])
+  got = rollout(MESHES["8x1x1"], 2, 8)
+  same({name: got[name] for name in ((0, 0), (0, 1), (1, 0), (1, 1))}, alone())
 
 
 def test_two_processes_make_the_update_of_one(tmp_path):

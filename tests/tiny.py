@@ -17,7 +17,8 @@ from jaxreason.model import weights
 from jaxreason.model.config import ModelConfig
 from jaxreason.optimizer import OptimizerConfig, transformation
 from jaxreason.records import Batch
-from jaxreason.rollout import engine
+from jaxreason.rollout.engine import RolloutPrograms
+from jaxreason.rollout.slots import Slots, Written
 from jaxreason.settings import RunSettings
 
 CONFIG = ModelConfig(vocab_size=24, embed=32, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=48)
@@ -120,6 +121,17 @@ def compilations():
 
 
 @functools.cache
-def rollout_programs(config: ModelConfig = CONFIG) -> engine.RolloutPrograms:
+def rollout_programs(config: ModelConfig = CONFIG) -> RolloutPrograms:
   """The jitted rollout of a tiny model."""
   return build.rollout_programs(config)
+
+
+def finish(slots: Slots, params, version: int) -> list[list[Written]]:
+  """Decodes until nobody is left; what each chunk said had ended, where one had."""
+  told = []
+  while slots.running or slots.waiting:
+    ended = slots.chunk(params, version)
+    for written in ended:
+      slots.release(written.name)
+    told += [ended] if ended else []
+  return told

@@ -182,8 +182,8 @@ def _step(params, config, state: DecodeState, stop_ids, version, truncate: bool,
   out = decoder.apply(params, config, state.last[:, None], positions[:, None], cache=state.cache)
   logits = shard(decoder.unembed(params, config, out.hidden[:, 0]), ("batch", "vocab"))
   uniforms = jax.vmap(samplers.token_uniform)(state.keys, used)
-  banned = dict(banned=(used < state.least, stop_ids)) if least else {}
-  token, logprob, log_mass = samplers.sample(logits, uniforms, state.sampling, truncate=truncate, **banned)
+  banned = (used < state.least, stop_ids) if least else None
+  token, logprob, log_mass = samplers.sample(logits, uniforms, state.sampling, truncate=truncate, banned=banned)
 
   length = used + 1
   ended = jnp.any(token[:, None] == stop_ids[None, :], axis=-1)

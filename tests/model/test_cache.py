@@ -1,4 +1,4 @@
-"""Laws of the cache: each row writes at its own place, and a slot is seen by the position it holds and nothing else."""
+"""Laws of the cache: each row writes at its own place, and sees its prefix and its own tokens up to itself."""
 
 import dataclasses
 
@@ -19,8 +19,8 @@ def held():
 def test_an_empty_cache_holds_nothing(held):
   assert len(held.keys) == len(held.values) == tiny.CONFIG.layers
   assert held.keys[0].shape == held.values[1].shape == (2, tiny.CONFIG.kv_heads, 5, tiny.CONFIG.head_dim)
-  assert (held.positions == -1).all()
   assert not held.used.any()
+  assert held.prefix is None
 
 
 def test_rows_write_at_their_own_slot():
@@ -35,31 +35,38 @@ def test_writing_keeps_the_dtype_of_the_cache():
   assert cache.write(jnp.zeros((1, 1, 3, 2), jnp.bfloat16), jnp.ones((1, 1, 1, 2)), jnp.asarray([1])).dtype == jnp.bfloat16
 
 
-def test_positions_are_recorded_where_valid_and_rows_move_on(held):
-  held = held.replace(used=jnp.asarray([0, 2]))
-  valid = jnp.asarray([[True, False], [True, True]])
-  held = cache.write_positions(held, jnp.asarray([[0, 1], [7, 8]]), valid)
-  np.testing.assert_array_equal(held.positions, [[0, -1, -1, -1, -1], [-1, -1, 7, 8, -1]])
-  np.testing.assert_array_equal(held.used, [2, 4])
+def test_a_query_sees_what_its_row_holds_and_what_comes_with_it():
+  got = attention.cache_mask(5, jnp.asarray([0, 2]), 2)
+  np.testing.assert_array_equal(got[0, 0], [[True] + 4 * [False], 2 * [True] + 3 * [False]])
+  np.testing.assert_array_equal(got[1, 0], [3 * [True] + 2 * [False], 4 * [True] + [False]])
 
 
-def test_a_query_sees_the_slots_with_a_position_up_to_its_own():
-  positions = jnp.asarray([[3, -1, 0, 5, 4]])
-  got = attention.cache_mask(positions, jnp.asarray([[4, 0]]))
-  np.testing.assert_array_equal(got[0, 0], [[True, False, True, False, True], [False, False, True, False, False]])
-
-
-def test_slots_have_no_order():
-  """Keys, values and positions permuted together: the same attention."""
+@pytest.mark.parametrize("g", [1, 3])
+def test_a_prefix_is_read_as_if_each_row_had_its_own_copy(g):
+  """Prompts of 4, 0 and 2 of 4 tokens, and garbage behind them; rows that hold 1 to 4 tokens of 5."""
+  P, K, S, T, H = 3, 2, 5, 2, 8
   generator = np.random.default_rng(0)
-  q, k, v = (generator.normal(size=shape).astype(np.float32) for shape in ((1, 1, 4, 8), (1, 2, 5, 8), (1, 2, 5, 8)))
-  positions, order = np.array([[0, 1, 2, -1, -1]]), np.array([4, 2, 0, 3, 1])
-  at = lambda held: attention.cache_mask(jnp.asarray(held), jnp.asarray([[2]]))
-  expected = attention.attend(q, k, v, at(positions))
-  np.testing.assert_allclose(attention.attend(q, k[:, :, order], v[:, :, order], at(positions[:, order])), expected, rtol=1e-5)
+  draw = lambda *shape: generator.normal(size=shape).astype(np.float32)
+  q, k, v = draw(P * g, T, 4, H), draw(P * g, K, S, H), draw(P * g, K, S, H)
+  before, lengths = (draw(P, K, 4, H), draw(P, K, 4, H)), np.array([4, 0, 2])
+  used = generator.integers(0, S - T + 1, P * g)
+  mask = attention.cache_mask(S, jnp.asarray(used), T)
+  got = attention.attend_after(q, k, v, mask, *before, attention.prefix_mask(4, jnp.asarray(lengths)))
+  for row in range(P * g):
+    held = lambda prefix, own, row=row: np.concatenate([prefix[row // g][:, : lengths[row // g]], own[row]], 1)[None]
+    seen = np.pad(np.asarray(mask[row]), ((0, 0), (0, 0), (lengths[row // g], 0)), constant_values=True)[None]
+    expected = attention.attend(q[row][None], held(before[0], k), held(before[1], v), seen)
+    np.testing.assert_allclose(got[row], expected[0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_cache_is_resized_behind_what_it_holds():
+  held = jnp.arange(12.0).reshape(1, 2, 3, 2)
+  np.testing.assert_array_equal(cache.resized(held, 5)[:, :, :3], held)
+  assert not np.asarray(cache.resized(held, 5)[:, :, 3:]).any()
+  np.testing.assert_array_equal(cache.resized(held, 2), held[:, :, :2])
 
 
 def test_layers_are_separate_arrays():
   """Nothing stacks them: a stacked cache is copied whole by every decoding step."""
   many = dataclasses.replace(tiny.CONFIG, layers=5)
-  assert len(jax.tree.leaves(jax.eval_shape(lambda: cache.empty(many, 1, 4)))) == 2 * 5 + 2
+  assert len(jax.tree.leaves(jax.eval_shape(lambda: cache.empty(many, 1, 4)))) == 2 * 5 + 1

@@ -98,8 +98,8 @@ def test_responses_packed_behind_one_prompt_are_those_of_separate_rows():
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def cached(params, config, tokens, positions, segments, held):
-  out = decoder.apply(params, config, tokens, positions, segments=segments, cache=held)
+def cached(params, config, tokens, positions, held):
+  out = decoder.apply(params, config, tokens, positions, cache=held)
   return out.hidden, out.cache
 
 
@@ -109,31 +109,36 @@ def test_prefill_and_decode_are_the_full_forward(config):
   lengths, rows, total = np.array([5, 3, 1], np.int32), 3, 9
   tokens = tiny.tokens(3, rows, total)
   full = hidden(tiny.params(config), config, tokens, columns(rows, total))
-  real = (columns(rows, 5) < lengths[:, None]).astype(np.int32)
-  states, held = cached(tiny.params(config), config, tokens[:, :5], columns(rows, 5), real, cache.empty(config, rows, 12))
+  states, held = cached(tiny.params(config), config, tokens[:, :5], columns(rows, 5), cache.empty(config, rows, 12))
   for row, length in enumerate(lengths):
     close(states[row, :length], full[row, :length])
   held = held.replace(used=jnp.asarray(lengths))  # what the padding wrote is written over
   for step in range(4):
     at = lengths + step
     states, held = cached(
-      tiny.params(config), config, np.take_along_axis(tokens, at[:, None], 1), at[:, None], np.ones((rows, 1), np.int32), held
+      tiny.params(config), config, np.take_along_axis(tokens, at[:, None], 1), at[:, None], held
     )
     close(states[:, 0], full[np.arange(rows), at])
 
 
-def test_a_chunked_prefill_is_one_prefill():
-  """Chunks of 3 columns, padding within a chunk left where it is: a slot without a position is never seen."""
+def test_a_prefill_in_parts_is_one_prefill():
+  """Parts of 3 columns, the first with padding, which is written over by the second."""
   config, tokens = tiny.CONFIG, tiny.tokens(4, 2, 6)
   full = hidden(tiny.params(config), config, tokens, columns(2, 6))
-  held = cache.empty(config, 2, 16)
-  segments = np.array([[1, 1, 0], [1, 0, 0]], np.int32)
   write = functools.partial(cached, tiny.params(config), config)
-  _, held = write(np.array([[*tokens[0, :2], 7], [tokens[1, 0], 7, 7]]), columns(2, 3), segments, held)
+  _, held = write(np.array([[*tokens[0, :2], 7], [tokens[1, 0], 7, 7]]), columns(2, 3), cache.empty(config, 2, 16))
   second = np.array([[2, 3, 4], [1, 2, 3]], np.int32)
-  states, held = write(np.take_along_axis(tokens, second, 1), second, np.ones((2, 3), np.int32), held)
+  states, held = write(np.take_along_axis(tokens, second, 1), second, held.replace(used=jnp.asarray([2, 1])))
   close(states, np.take_along_axis(np.asarray(full), second[:, :, None], 1))
-  np.testing.assert_array_equal(held.used, [6, 6])
+  np.testing.assert_array_equal(held.used, [5, 4])
+
+
+def test_segments_and_a_cache_do_not_go_together():
+  with pytest.raises(UserError, match="got segments with a cache"):
+    decoder.apply(
+      tiny.params(), tiny.CONFIG, tiny.tokens(0, 1, 2), columns(1, 2), segments=np.ones((1, 2), np.int32),
+      cache=cache.empty(tiny.CONFIG, 1, 4),
+    )  # fmt: skip
 
 
 @configs

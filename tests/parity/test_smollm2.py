@@ -64,26 +64,25 @@ def prompts(tokenizer):
 @pytest.fixture(scope="module")
 def generated(ours, prompts):
   """Our greedy continuations by prefill and decode, all prompts in one padded batch, and the hidden state behind each
-  token: [8, NEW], [8, NEW, D]. The cache is laid out as the rollout's: decode writes over the prompts' padding."""
+  token: [8, NEW], [8, NEW, D]. Prompts and what follows share one cache: decode writes over the prompts' padding."""
   params, config = ours
   lengths = np.array([len(ids) for ids in prompts])
-  tokens, segments = padded(prompts)
+  tokens, _ = padded(prompts)
   T = tokens.shape[1]
 
   @functools.partial(jax.jit, donate_argnums=1)
-  def step(params, cache, tokens, positions, segments, last):
-    output = decoder.apply(params, config, tokens, positions, segments=segments, cache=cache)
+  def step(params, cache, tokens, positions, last):
+    output = decoder.apply(params, config, tokens, positions, cache=cache)
     hidden = output.hidden[jnp.arange(tokens.shape[0]), last]
     return hidden, decoder.unembed(params, config, hidden).argmax(-1), output.cache
 
   cache = caches.empty(config, len(prompts), COLUMNS)
   positions = np.broadcast_to(np.arange(T), tokens.shape)
-  hidden, chosen, cache = step(params, cache, tokens, positions, segments, lengths - 1)
+  hidden, chosen, cache = step(params, cache, tokens, positions, lengths - 1)
   cache = cache.replace(used=jnp.asarray(lengths, jnp.int32))
   states, rows = [np.asarray(hidden)], [np.asarray(chosen)]
   for i in range(NEW - 1):
-    one = np.ones((len(prompts), 1), np.int32)
-    hidden, chosen, cache = step(params, cache, rows[-1][:, None], (lengths + i)[:, None], one, 0 * lengths)
+    hidden, chosen, cache = step(params, cache, rows[-1][:, None], (lengths + i)[:, None], 0 * lengths)
     states.append(np.asarray(hidden))
     rows.append(np.asarray(chosen))
   return np.stack(rows, 1), np.stack(states, 1)

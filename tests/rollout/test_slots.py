@@ -17,7 +17,7 @@ from jaxreason.assemble import join
 from jaxreason.errors import UserError
 from jaxreason.model import decoder
 from jaxreason.records import BUDGET, STOP_TOKEN
-from jaxreason.rollout.config import RolloutConfig, Shape, bucketed, shape_of, width
+from jaxreason.rollout.config import RolloutConfig, Shape, bucketed, width
 from jaxreason.rollout.engine import Draw
 from jaxreason.rollout.slots import Slots, Written
 
@@ -52,17 +52,6 @@ def shape(count=2 * P, group=2, lane=2, chunk=4, bucket=8, budget=T, ahead=0) ->
   return Shape(count, lane, budget, chunk, (min(2, count), count), (1, -(-count // group)), 8, bucket, ahead)
 
 
-def finish(slots: Slots, params, version: int) -> list[list[Written]]:
-  """Decodes until nobody is left; what each chunk said had ended, where one had."""
-  told = []
-  while slots.running or slots.waiting:
-    ended = slots.chunk(params, version)
-    for written in ended:
-      slots.release(written.name)
-    told += [ended] if ended else []
-  return told
-
-
 def rollout(rows=range(P), group=2, count=None, stop_ids=STOPS, version=5, visits=VISITS, cut=None, sizes=None, **kind) -> Done:
   """Samples from some of the prompts."""
   rows, sizes = list(rows), dict(lane=group) | (sizes or {})
@@ -70,7 +59,7 @@ def rollout(rows=range(P), group=2, count=None, stop_ids=STOPS, version=5, visit
   slots = Slots(tiny.rollout_programs(), sizes, Draw(ROOT, stop_ids, **kind), cut)
   for row in rows:
     slots.admit(int(visits[row]), PROMPTS[row, : LENGTHS[row]], range(group))
-  told = finish(slots, prepared(), version)
+  told = tiny.finish(slots, prepared(), version)
   found = {written.name: written for ended in told for written in ended}
   order = [found[int(visits[row]), sample] for row in rows for sample in range(group)]
   assert len(found) == len(order) == sum(map(len, told))
@@ -176,7 +165,7 @@ def test_a_group_shares_one_prefill_and_each_sample_sees_its_prompt():
   slots = Slots(counted, shape(count=3, lane=1), Draw(ROOT, STOPS))
   for row in range(P):
     slots.admit(row, PROMPTS[row, : LENGTHS[row]], range(2))
-  finish(slots, prepared(), 0)
+  tiny.finish(slots, prepared(), 0)
   assert sum(shape[0] for shape in calls) == P
 
 
@@ -244,7 +233,7 @@ def test_a_hundred_ragged_steps_compile_each_program_once_per_bucket():
       params = made.prepare(tiny.params())
       for visit in range(3 * step, 3 * step + 3):
         slots.admit(visit, tiny.tokens(visit, int(generator.integers(1, 9))), range(2))
-      finish(slots, params, step)
+      tiny.finish(slots, params, step)
   # Caches of 4, 8 and 12 slots, prompts prefilled one or two at a time.
   counts = {name: compiled.count(f"jit({name})") for name in ("prepare_rollout_params", "extend", "insert", "decode")}
   assert counts == {"prepare_rollout_params": 1, "extend": 2, "insert": len(widths), "decode": 3}
