@@ -1,0 +1,101 @@
+"""Floor 2: one part of a decode step's attention as a Pallas kernel for TPUs.
+
+What enters: the M queries of each row and kv head, keys, values and lengths. What leaves: unnormalised sums with their
+largest scores, in one piece, for `decode_attention` to put together. R rows, K kv heads, S slots, H head dim.
+
+A step of the grid is a block of slots of one row, all its kv heads together. The lengths come ahead of the grid, so that a
+block beyond a row's length is neither fetched nor computed. JAX's own kernels for TPU read pages, not rows.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from jaxreason.model.attention import MASKED
+
+# A TPU's registers are this many numbers wide.
+LANES = 128
+
+# Of slots, the longest block, and of bytes, the largest: keys and values, each twice, must fit the 16 MiB beside a core.
+BLOCK_SLOTS = 512
+BLOCK_BYTES = 1 << 20
+
+
+def unfit(head_dim: int, slots: int, prefix_slots: int = 0) -> str:
+  """Why the kernel does not take these shapes, or nothing."""
+  del slots, prefix_slots
+  return f"the TPU kernel takes head dims in multiples of 8, got {head_dim}" if head_dim % 8 else ""
+
+
+def attend_part(q_RKMH, keys_RKSH, values_RKSH, lengths_R, *, interpret: bool = False):
+  """(o [R, K, 1, M, H], m [R, K, 1, M], l [R, K, 1, M]), float32; `decode_attention` says what they are."""
+  R, K, M, H = q_RKMH.shape
+  S = keys_RKSH.shape[2]
+  # Arrays whose last axis does not fill the lanes lie with their slots along them; so the kernel reads them that way.
+  across = H % LANES != 0
+  if across:
+    keys_RKSH, values_RKSH = (jnp.swapaxes(x, 2, 3) for x in (keys_RKSH, values_RKSH))
+  fits = BLOCK_BYTES // (K * H * keys_RKSH.dtype.itemsize) // LANES * LANES
+  block_s = min(S, BLOCK_SLOTS, max(fits, LANES))
+
+  def cache(r, b, lengths):
+    """Beyond the length it stays at the last block in use, which is there already."""
+    b = jnp.minimum(b, jax.lax.div(jnp.maximum(lengths[r] - 1, 0), block_s))
+    return (r, 0, 0, b) if across else (r, 0, b, 0)
+
+  row = lambda *shape: pl.BlockSpec((None, *shape), lambda r, b, lengths: (r, *[0] * len(shape)))
+  slots = pl.BlockSpec((None, K, H, block_s) if across else (None, K, block_s, H), cache)
+  call = pl.pallas_call(
+    functools.partial(_body, slots=S, block_s=block_s, across=across),
+    grid_spec=pltpu.PrefetchScalarGridSpec(
+      num_scalar_prefetch=1,
+      grid=(R, pl.cdiv(S, block_s)),
+      in_specs=[row(K, M, H), slots, slots],
+      out_specs=[row(K, M, H), row(K, M, 1), row(K, M, 1)],
+    ),
+    out_shape=[jax.ShapeDtypeStruct((R, K, M, width), jnp.float32) for width in (H, 1, 1)],
+    compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
+    interpret=interpret,
+    name="decode_attention",
+  )
+  o, m, l = call(lengths_R.astype(jnp.int32), q_RKMH, keys_RKSH, values_RKSH)
+  return o[:, :, None], m[:, :, None, :, 0], l[:, :, None, :, 0]
+
+
+def _body(lengths_ref, q_ref, k_ref, v_ref, o_ref, m_ref, l_ref, *, slots, block_s, across):
+  """One block of slots of a row, added to what the blocks before it gave."""
+  index = pl.program_id(1)
+  length = lengths_ref[pl.program_id(0)]
+
+  @pl.when(index == 0)
+  def start():
+    o_ref[...] = jnp.zeros_like(o_ref)
+    m_ref[...] = jnp.full_like(m_ref, MASKED)
+    l_ref[...] = jnp.zeros_like(l_ref)
+
+  @pl.when(index * block_s < length)
+  def add():
+    q_KMH = q_ref[...]
+    # Masked values are made zeros: whatever they hold, NaN too, must not meet a weight of zero.
+    axis = 2 if across else 1
+    valid = index * block_s + jax.lax.broadcasted_iota(jnp.int32, v_ref.shape, axis) < length
+    k = k_ref[...].astype(q_KMH.dtype)
+    v = jnp.where(valid, v_ref[...].astype(jnp.float32), 0.0).astype(q_KMH.dtype)
+    scores_KMS = _product(q_KMH, k, 1 if across else 2) * q_KMH.shape[-1] ** -0.5
+    seen = index * block_s + jax.lax.broadcasted_iota(jnp.int32, scores_KMS.shape, 2) < length
+    scores_KMS = jnp.where(seen, scores_KMS, MASKED)
+    m = m_ref[...]
+    largest = jnp.maximum(m, jnp.max(scores_KMS, axis=-1, keepdims=True))
+    kept = jnp.exp(m - largest)
+    p_KMS = jnp.exp(scores_KMS - largest)
+    o_ref[...] = o_ref[...] * kept + _product(p_KMS.astype(v.dtype), v, axis)
+    l_ref[...] = l_ref[...] * kept + jnp.sum(p_KMS, axis=-1, keepdims=True)
+    m_ref[...] = largest
+
+
+def _product(x_KMX, y, axis):
+  """x times y over x's last axis and y's `axis`, for each kv head, in float32."""
+  return jax.lax.dot_general(x_KMX, y, (((2,), (axis,)), ((0,), (0,))), preferred_element_type=jnp.float32)

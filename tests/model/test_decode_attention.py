@@ -1,0 +1,199 @@
+"""Laws of a decode step's attention: every kernel gives the sentence's numbers, and what lies beyond a length is not there."""
+
+import functools
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxreason import sharding
+from jaxreason.errors import UserError
+from jaxreason.model import attention
+from jaxreason.model.decode_attention import attend_decode, choose
+from jaxreason.sharding import MeshSizes
+
+KERNELS = ("einsum", "pallas_gpu", "pallas_tpu")
+kernels = pytest.mark.parametrize("kernel", KERNELS)
+close = pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)], ids=["f32", "bf16"])
+
+# heads, kv heads, head dim: SmolLM2-135M's, Qwen2.5-1.5B's, one kv head, as many as heads.
+HEADS = {"9on3": (9, 3, 64), "12on2": (12, 2, 128), "8on1": (8, 1, 16), "4on4": (4, 4, 32)}
+
+
+def sentence(q, keys, values, lengths, prefix_keys=None, prefix_values=None, prefix_lengths=None):
+  """A row's softmax attention, head by head, over what is valid and nothing else, in float64."""
+  out = np.zeros(q.shape)
+  for b in range(q.shape[0]):
+    for n in range(q.shape[1]):
+      head = n // (q.shape[1] // keys.shape[1])
+      k, v = keys[b, head, : lengths[b]], values[b, head, : lengths[b]]
+      if prefix_keys is not None:
+        p = b // (q.shape[0] // len(prefix_keys))
+        k = np.concatenate([prefix_keys[p, head, : prefix_lengths[p]], k])
+        v = np.concatenate([prefix_values[p, head, : prefix_lengths[p]], v])
+      scores = k @ q[b, n] / np.sqrt(q.shape[2])
+      weights = np.exp(scores - scores.max())
+      out[b, n] = weights / weights.sum() @ v
+  return out
+
+
+def case(heads=(9, 3, 64), prompts=3, group=2, slots=48, prefix_slots=32, dtype=jnp.float32, garbage=None, seed=0):
+  """(arrays of `attend_decode`, the same in float64): lengths of one, full and between, of the prefix also zero."""
+  draw = np.random.default_rng(seed)
+  (N, K, H), B = heads, prompts * group
+  lengths = draw.integers(1, slots + 1, B).astype(np.int32)
+  lengths[0], lengths[-1] = 1, slots
+  prefix_lengths = draw.integers(0, prefix_slots + 1, prompts).astype(np.int32)
+  prefix_lengths[0], prefix_lengths[-1] = 0, prefix_slots
+  shapes = [(B, N, H), (B, K, slots, H), (B, K, slots, H), (prompts, K, prefix_slots, H), (prompts, K, prefix_slots, H)]
+  q, *caches = (np.array(jnp.asarray(draw.normal(size=shape), dtype).astype(jnp.float32)) for shape in shapes)
+  if garbage is not None:
+    for array, last, filler in zip(caches, (lengths, lengths, prefix_lengths, prefix_lengths), garbage * 2, strict=True):
+      beyond = np.arange(array.shape[2])[None] >= last[:, None]
+      array[np.broadcast_to(beyond[:, None, :, None], array.shape)] = filler
+  keys, values, prefix_keys, prefix_values = caches
+  arrays = (q, keys, values, lengths, prefix_keys, prefix_values, prefix_lengths)
+  wide = [x.astype(np.float64) if x.ndim > 1 else x for x in arrays]
+  return tuple(jnp.asarray(x, dtype if x.ndim > 1 else jnp.int32) for x in arrays), wide
+
+
+@functools.partial(jax.jit, static_argnames="kernel")
+def run(*arrays, kernel):
+  return attend_decode(*arrays, kernel=kernel, interpret=True)
+
+
+def check(arrays, wide, kernel, tolerance):
+  got = run(*arrays, kernel=kernel)
+  assert got.dtype == arrays[0].dtype
+  np.testing.assert_allclose(np.asarray(got, np.float64), sentence(*wide), atol=tolerance, rtol=tolerance)
+
+
+@kernels
+@close
+@pytest.mark.parametrize("heads", HEADS.values(), ids=HEADS)
+def test_every_kernel_is_the_sentence(kernel, dtype, tolerance, heads):
+  check(*case(heads, dtype=dtype), kernel, tolerance)
+
+
+@kernels
+@close
+@pytest.mark.parametrize("group", [1, 8])
+def test_of_lanes_of_any_size(kernel, dtype, tolerance, group):
+  check(*case(group=group, prompts=2, dtype=dtype), kernel, tolerance)
+
+
+@kernels
+@close
+def test_without_a_prefix(kernel, dtype, tolerance):
+  arrays, wide = case(dtype=dtype)
+  check(arrays[:4], wide[:4], kernel, tolerance)
+
+
+@kernels
+@pytest.mark.parametrize("slots", [16, 400, 1040])
+def test_over_several_blocks_and_the_end_of_the_last(kernel, slots):
+  """1,040 slots are two blocks and a bit for the TPU kernel, and of both kernels 400 are no power of two."""
+  check(*case((4, 2, 16), 2, 2, slots=slots, prefix_slots=slots + 16), kernel, 1e-5)
+
+
+def test_pieces_of_a_row_are_put_together():
+  """Few rows leave a GPU idle, so its kernel cuts the slots in pieces: of these, nine."""
+  kernels = pytest.importorskip("jaxreason.model.decode_attention_gpu")
+  (q, keys, values, lengths, *_), _ = case((4, 2, 16), 1, 2, slots=9 * 16)
+  o, m, _ = kernels.attend_part(q.reshape(2, 2, 2, 16), keys, values, lengths, interpret=True)
+  assert o.shape == (2, 2, 9, 2, 16) and (m[0, :, 1:] == attention.MASKED).all()
+
+
+@pytest.mark.parametrize("kernel", KERNELS[1:])
+@close
+def test_nan_beyond_a_length_does_not_come_through_a_kernel(kernel, dtype, tolerance):
+  for filler in (np.nan, np.inf):
+    check(*case(dtype=dtype, garbage=(filler, filler)), kernel, tolerance)
+
+
+@close
+def test_nor_through_einsum_from_keys_and_finite_values(dtype, tolerance):
+  """To the bit: a masked slot's weight is zero, not little."""
+  largest = float(jnp.finfo(dtype).max)
+  for filler in ((np.nan, largest), (np.inf, -largest)):
+    arrays, wide = case(dtype=dtype, garbage=filler)
+    check(arrays, wide, "einsum", tolerance)
+    clean, _ = case(dtype=dtype, garbage=(0.0, 0.0))
+    np.testing.assert_array_equal(run(*arrays, kernel="einsum"), run(*clean, kernel="einsum"))
+
+
+@close
+def test_einsum_without_a_prefix_is_the_attention_of_any_step(dtype, tolerance):
+  del tolerance
+  (q, keys, values, lengths, *_), _ = case(dtype=dtype)
+  mask = (jnp.arange(keys.shape[2])[None] < lengths[:, None])[:, None, None]
+  whole = jax.jit(attention.attend)(q[:, None], keys, values, mask)[:, 0]
+  np.testing.assert_array_equal(run(q, keys, values, lengths, kernel="einsum"), whole)
+
+
+@kernels
+@pytest.mark.parametrize("sizes", [MeshSizes(4, 1, 2), MeshSizes(2, 2, 2), MeshSizes(8, 1, 1)], ids=["4x1x2", "2x2x2", "8x1x1"])
+def test_sharded_is_unsharded(kernel, sizes):
+  """Rows over data and fsdp, kv heads over tensor; each device runs a kernel on what it holds."""
+  arrays, _ = case((12, 2, 16), prompts=8, group=2, slots=32, prefix_slots=16)
+  mesh = sharding.make_mesh(sizes)
+  cache = ("batch", "kv_heads", None, None)
+  axes = (("batch", "heads", None), cache, cache, ("batch",), cache, cache, ("batch",))
+  with jax.set_mesh(mesh):
+    placed = [jax.device_put(x, sharding.sharding(mesh, names)) for x, names in zip(arrays, axes, strict=True)]
+    got = run(*placed, kernel=kernel)
+    text = run.lower(*placed, kernel=kernel).compile().as_text()
+  np.testing.assert_allclose(got, run(*arrays, kernel=kernel), atol=1e-6)
+  assert got.sharding.is_equivalent_to(sharding.sharding(mesh, axes[0]), 3)
+  assert not [name for name in ("all-gather", "all-to-all", "collective-permute", "all-reduce") if name + "(" in text]
+
+
+def test_what_the_gpu_kernel_is_made_of_is_where_it_was():
+  """Pallas for Triton is to leave JAX one day; until then a failure here says which name moved."""
+  importlib.import_module("jax.experimental.pallas")
+  triton = importlib.import_module("jax.experimental.pallas.triton")
+  assert [name for name in ("load", "store", "dot", "CompilerParams") if not hasattr(triton, name)] == []
+
+
+QWEN = {"heads": 12, "kv_heads": 2, "head_dim": 128, "rows": 128, "slots": 64, "prompts": 16, "prefix_slots": 16}
+
+
+def test_a_platform_gets_its_kernel_and_a_line_that_says_why():
+  for platform, kernel in {"cpu": "einsum", "gpu": "pallas_gpu", "cuda": "pallas_gpu", "tpu": "pallas_tpu"}.items():
+    got, reason = choose(platform, **QWEN)
+    assert got == kernel and reason and "\n" not in reason
+
+
+@pytest.mark.parametrize(
+  ("platform", "changed", "word"),
+  [
+    ("gpu", {"head_dim": 80}, "80"),
+    ("gpu", {"slots": 24}, "24"),
+    ("gpu", {"prefix_slots": 8}, "prefix slots"),
+    ("tpu", {"head_dim": 20}, "20"),
+    ("rocm", {}, "rocm"),
+  ],
+)
+def test_a_shape_that_does_not_fit_gets_einsum_and_the_reason(platform, changed, word):
+  kernel, reason = choose(platform, **(QWEN | changed))
+  assert kernel == "einsum" and word in reason
+
+
+def test_so_do_rows_prompts_and_heads_that_do_not_divide():
+  mesh = sharding.make_mesh(MeshSizes(4, 1, 2))
+  assert choose("tpu", **QWEN, mesh=mesh)[0] == "pallas_tpu"
+  for changed in ({"rows": 126}, {"prompts": 2}, {"kv_heads": 3}):
+    kernel, reason = choose("tpu", **(QWEN | changed), mesh=mesh)
+    assert kernel == "einsum" and "does not divide" in reason
+
+
+def test_half_a_prefix_a_lane_too_short_and_an_unknown_kernel_are_refused():
+  arrays, _ = case()
+  with pytest.raises(UserError, match="prefix"):
+    attend_decode(*arrays[:5])
+  with pytest.raises(UserError, match="5 rows do not divide over 3 prompts"):
+    attend_decode(arrays[0][:5], arrays[1][:5], arrays[2][:5], arrays[3][:5], *arrays[4:])
+  with pytest.raises(UserError, match="pallas_tpu"):
+    attend_decode(*arrays, kernel="triton")
