@@ -1,8 +1,10 @@
 """Floor 2: attention of a decode step, one query a row over a cache of two parts.
 
 What enters: rotated queries, each row's own keys and values, and perhaps those of the prompt that a lane of rows shares.
-What leaves: the attended values, the same from every kernel. "einsum" is plain XLA and runs anywhere; the Pallas kernels of
-`decode_attention_gpu` and `decode_attention_tpu` read no slot beyond a row's length. `choose` says which one is for whom.
+What leaves: the attended values, the same from every kernel, or (`write_decode`) the cache with a step's entries in it.
+
+"einsum" is plain XLA and runs anywhere; the Pallas kernels of `decode_attention_gpu` and `decode_attention_tpu` read no
+slot beyond a row's length. `choose` says which one is for whom.
 
 B rows = P prompts x g, row b reads prompt b // g. N heads = K kv heads x G, H head dim, S slots of a row, s of a prompt,
 M queries of one kv head: G of a row, g·G of a prompt's lane, so that a prompt is read once however many rows share it.
@@ -16,6 +18,7 @@ import jax.numpy as jnp
 
 from jaxreason import sharding
 from jaxreason.errors import UserError
+from jaxreason.model import cache as caches
 from jaxreason.model.attention import MASKED
 
 
@@ -63,10 +66,45 @@ def attend_decode(
   if kernel == "einsum":
     return _einsum(*arrays)
   # XLA cannot divide a kernel over devices; every device runs it on the rows and heads that it holds.
-  part = (("batch", "kv_heads", None, None), ("batch", "kv_heads", None, None), ("batch",))
-  heads = ("batch", "heads", None)
+  axes = (_HEADS, _CACHE, _CACHE, ("batch",), *((_CACHE, _CACHE, ("batch",)) if prefix else ()))
   local = functools.partial(_kernel, _part_of(kernel), interpret)
-  return sharding.per_device(local, (heads, *part, *(part if prefix else ())), heads)(*arrays)
+  return sharding.per_device(local, axes, (_HEADS,))(*arrays)[0]
+
+
+def write_decode(
+  keys_BKSH: jax.Array, values_BKSH: jax.Array, new_keys_BKH: jax.Array, new_values_BKH: jax.Array, at_B: jax.Array, *,
+  kernel: str = "einsum", interpret: bool = False,
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+  """(keys, values) with a step's entry of each row at that row's slot, in the way that goes with a kernel of `attend_decode`.
+
+  The numbers are those of `cache.write`. On TPU that is a loop over rows, and where H is no multiple of 128 the write and the
+  attention would each have the cache lie their own way and copy it between them, at every step; the kernel does neither.
+
+  Args:
+    keys_BKSH: each row's keys, donated or not.
+    values_BKSH: each row's values.
+    new_keys_BKH: the keys of one token a row, rotated.
+    new_values_BKH: its values.
+    at_B: int32 in [0, S).
+    kernel: "einsum", "pallas_gpu" or "pallas_tpu"; the last alone is a kernel here.
+    interpret: as of `attend_decode`.
+  """
+  if kernel != "pallas_tpu":
+    return tuple(
+      caches.write(array, new[:, :, None], at_B) for array, new in ((keys_BKSH, new_keys_BKH), (values_BKSH, new_values_BKH))
+    )
+  from jaxreason.model.decode_attention_tpu import write
+
+  local = functools.partial(write, interpret=interpret)
+  axes = (_CACHE, _CACHE, _NEW, _NEW, ("batch",))
+  arrays = (keys_BKSH, values_BKSH, new_keys_BKH, new_values_BKH, at_B)
+  return sharding.per_device(local, axes, (_CACHE, _CACHE))(*arrays)
+
+
+# The logical names of the dimensions of queries, of a cache and of what is written to it.
+_HEADS = ("batch", "heads", None)
+_CACHE = ("batch", "kv_heads", None, None)
+_NEW = ("batch", "kv_heads", None)
 
 
 def choose(
@@ -129,7 +167,7 @@ def _kernel(attend_part, interpret, q_BNH, keys_BKSH, values_BKSH, lengths_B, *p
     P, g = prefix[0].shape[0], q_BNH.shape[0] // prefix[0].shape[0]
     shared = attend_part(_lanes(q_BKGH, P), *prefix, interpret=interpret)
     parts.append(tuple(jax.vmap(functools.partial(_rows, g=g), 2, 2)(part) for part in shared))
-  return _merged(parts).astype(q_BNH.dtype).reshape(q_BNH.shape)
+  return (_merged(parts).astype(q_BNH.dtype).reshape(q_BNH.shape),)
 
 
 def _merged(parts) -> jax.Array:

@@ -99,3 +99,47 @@ def _body(lengths_ref, q_ref, k_ref, v_ref, o_ref, m_ref, l_ref, *, slots, block
 def _product(x_KMX, y, axis):
   """x times y over x's last axis and y's `axis`, for each kv head, in float32."""
   return jax.lax.dot_general(x_KMX, y, (((2,), (axis,)), ((0,), (0,))), preferred_element_type=jnp.float32)
+
+
+def write(keys_RKSH, values_RKSH, new_keys_RKH, new_values_RKH, at_R, *, interpret: bool = False):
+  """(keys, values) with one new entry of each row at that row's slot, in place where the arrays are donated.
+
+  Only the block around the slot is read and written. Plain XLA would make a loop over rows of it (`cache.write`), and where
+  H does not fill the lanes turn the whole cache around and back.
+  """
+  R, K, S, H = keys_RKSH.shape
+  across = H % LANES != 0
+  if across:
+    keys_RKSH, values_RKSH = (jnp.swapaxes(x, 2, 3) for x in (keys_RKSH, values_RKSH))
+  block_s = min(S, LANES if across else 16)
+  new = lambda x: x.astype(keys_RKSH.dtype).reshape(R, K, 1, H)
+
+  def cache(r, at):
+    b = jax.lax.div(at[r], block_s)
+    return (r, 0, 0, b) if across else (r, 0, b, 0)
+
+  one = pl.BlockSpec((None, K, 1, H), lambda r, at: (r, 0, 0, 0))
+  slots = pl.BlockSpec((None, K, H, block_s) if across else (None, K, block_s, H), cache)
+  call = pl.pallas_call(
+    functools.partial(_write_body, block_s=block_s, across=across),
+    grid_spec=pltpu.PrefetchScalarGridSpec(
+      num_scalar_prefetch=1, grid=(R,), in_specs=[one, one, slots, slots], out_specs=[slots, slots]
+    ),
+    out_shape=[jax.ShapeDtypeStruct(keys_RKSH.shape, keys_RKSH.dtype)] * 2,
+    input_output_aliases={3: 0, 4: 1},
+    compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+    interpret=interpret,
+    name="decode_write",
+  )
+  keys, values = call(at_R.astype(jnp.int32), new(new_keys_RKH), new(new_values_RKH), keys_RKSH, values_RKSH)
+  return (jnp.swapaxes(keys, 2, 3), jnp.swapaxes(values, 2, 3)) if across else (keys, values)
+
+
+def _write_body(at_ref, new_k_ref, new_v_ref, k_ref, v_ref, out_k_ref, out_v_ref, *, block_s, across):
+  slot = jax.lax.rem(at_ref[pl.program_id(0)], block_s)
+  here = jax.lax.broadcasted_iota(jnp.int32, k_ref.shape, 2 if across else 1) == slot
+  for new_ref, old_ref, out_ref in ((new_k_ref, k_ref, out_k_ref), (new_v_ref, v_ref, out_v_ref)):
+    new = new_ref[...]
+    if across:
+      new = jnp.swapaxes(new.astype(jnp.float32), 1, 2).astype(new.dtype)
+    out_ref[...] = jnp.where(here, new, old_ref[...])

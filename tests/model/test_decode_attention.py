@@ -10,16 +10,16 @@ import pytest
 
 from jaxreason import sharding
 from jaxreason.errors import UserError
-from jaxreason.model import attention
-from jaxreason.model.decode_attention import attend_decode, choose
+from jaxreason.model import attention, cache
+from jaxreason.model.decode_attention import attend_decode, choose, write_decode
 from jaxreason.sharding import MeshSizes
 
 KERNELS = ("einsum", "pallas_gpu", "pallas_tpu")
 kernels = pytest.mark.parametrize("kernel", KERNELS)
 close = pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)], ids=["f32", "bf16"])
 
-# heads, kv heads, head dim: SmolLM2-135M's, Qwen2.5-1.5B's, one kv head, as many as heads.
-HEADS = {"9on3": (9, 3, 64), "12on2": (12, 2, 128), "8on1": (8, 1, 16), "4on4": (4, 4, 32)}
+# (heads, kv heads, head dim), prompts, rows of each: SmolLM2-135M's, Qwen2.5-1.5B's, one kv head, as many as heads.
+SHAPES = {"9on3": ((9, 3, 64), 3, 2), "12on2": ((12, 2, 128), 2, 8), "8on1": ((8, 1, 16), 4, 1), "4on4": ((4, 4, 32), 2, 2)}
 
 
 def sentence(q, keys, values, lengths, prefix_keys=None, prefix_values=None, prefix_lengths=None):
@@ -71,31 +71,26 @@ def check(arrays, wide, kernel, tolerance):
 
 
 @kernels
-@close
-@pytest.mark.parametrize("heads", HEADS.values(), ids=HEADS)
-def test_every_kernel_is_the_sentence(kernel, dtype, tolerance, heads):
-  check(*case(heads, dtype=dtype), kernel, tolerance)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_every_kernel_is_the_sentence(kernel, shape):
+  check(*case(*shape), kernel, 1e-5)
 
 
 @kernels
-@close
-@pytest.mark.parametrize("group", [1, 8])
-def test_of_lanes_of_any_size(kernel, dtype, tolerance, group):
-  check(*case(group=group, prompts=2, dtype=dtype), kernel, tolerance)
+def test_in_bfloat16_too(kernel):
+  check(*case(dtype=jnp.bfloat16), kernel, 2e-2)
 
 
 @kernels
-@close
-def test_without_a_prefix(kernel, dtype, tolerance):
-  arrays, wide = case(dtype=dtype)
-  check(arrays[:4], wide[:4], kernel, tolerance)
+def test_without_a_prefix(kernel):
+  arrays, wide = case()
+  check(arrays[:4], wide[:4], kernel, 1e-5)
 
 
 @kernels
-@pytest.mark.parametrize("slots", [16, 400, 1040])
-def test_over_several_blocks_and_the_end_of_the_last(kernel, slots):
-  """1,040 slots are two blocks and a bit for the TPU kernel, and of both kernels 400 are no power of two."""
-  check(*case((4, 2, 16), 2, 2, slots=slots, prefix_slots=slots + 16), kernel, 1e-5)
+def test_over_several_blocks_and_the_end_of_the_last(kernel):
+  """1,040 slots are two blocks and a bit for the TPU kernel, and neither number divides into large blocks for the other."""
+  check(*case((4, 2, 16), 2, 2, slots=1040, prefix_slots=400), kernel, 1e-5)
 
 
 def test_pieces_of_a_row_are_put_together():
@@ -134,20 +129,47 @@ def test_einsum_without_a_prefix_is_the_attention_of_any_step(dtype, tolerance):
 
 
 @kernels
-@pytest.mark.parametrize("sizes", [MeshSizes(4, 1, 2), MeshSizes(2, 2, 2), MeshSizes(8, 1, 1)], ids=["4x1x2", "2x2x2", "8x1x1"])
+@pytest.mark.parametrize("sizes", [MeshSizes(2, 2, 2), MeshSizes(8, 1, 1)], ids=["2x2x2", "8x1x1"])
 def test_sharded_is_unsharded(kernel, sizes):
-  """Rows over data and fsdp, kv heads over tensor; each device runs a kernel on what it holds."""
-  arrays, _ = case((12, 2, 16), prompts=8, group=2, slots=32, prefix_slots=16)
+  """Rows over data and fsdp, kv heads over tensor; each device runs a kernel on what it holds and asks no other."""
+  arrays, wide = case((4, 2, 16), prompts=8, group=2, slots=32, prefix_slots=16)
   mesh = sharding.make_mesh(sizes)
   cache = ("batch", "kv_heads", None, None)
   axes = (("batch", "heads", None), cache, cache, ("batch",), cache, cache, ("batch",))
+  placed = [jax.device_put(x, sharding.sharding(mesh, names)) for x, names in zip(arrays, axes, strict=True)]
   with jax.set_mesh(mesh):
-    placed = [jax.device_put(x, sharding.sharding(mesh, names)) for x, names in zip(arrays, axes, strict=True)]
-    got = run(*placed, kernel=kernel)
-    text = run.lower(*placed, kernel=kernel).compile().as_text()
-  np.testing.assert_allclose(got, run(*arrays, kernel=kernel), atol=1e-6)
+    program = run.lower(*placed, kernel=kernel).compile()
+    got = program(*placed)
+  np.testing.assert_allclose(got, sentence(*wide), atol=1e-5, rtol=1e-5)
   assert got.sharding.is_equivalent_to(sharding.sharding(mesh, axes[0]), 3)
-  assert not [name for name in ("all-gather", "all-to-all", "collective-permute", "all-reduce") if name + "(" in text]
+  moved = ("all-gather", "all-to-all", "all-reduce", "collective-permute")
+  assert [name for name in moved if f"{name}(" in program.as_text()] == []
+
+
+@pytest.mark.parametrize(
+  ("kernel", "head_dim", "slots"),
+  [("einsum", 64, 24), *(("pallas_tpu", head_dim, slots) for head_dim in (64, 128) for slots in (24, 144))],
+)
+def test_what_is_written_is_what_the_cache_writes(kernel, head_dim, slots):
+  """Where heads do not fill the lanes, and where they do; 144 slots are a block and a bit."""
+  draw = np.random.default_rng(0)
+  keys, values = (jnp.asarray(draw.normal(size=(4, 2, slots, head_dim)), jnp.bfloat16) for _ in range(2))
+  new_keys, new_values = (jnp.asarray(draw.normal(size=(4, 2, head_dim)), jnp.float32) for _ in range(2))
+  at = jnp.asarray([0, slots - 1, 17, 16], jnp.int32)
+  got = jax.jit(functools.partial(write_decode, kernel=kernel, interpret=True))(keys, values, new_keys, new_values, at)
+  np.testing.assert_array_equal(got[0], cache.write(keys, new_keys[:, :, None], at))
+  np.testing.assert_array_equal(got[1], cache.write(values, new_values[:, :, None], at))
+
+
+def test_a_sharded_write_is_an_unsharded_one():
+  draw = np.random.default_rng(0)
+  arrays = [jnp.asarray(draw.normal(size=shape), jnp.float32) for shape in [(8, 2, 24, 16)] * 2 + [(8, 2, 16)] * 2]
+  arrays.append(jnp.arange(8, dtype=jnp.int32))
+  run_write = jax.jit(functools.partial(write_decode, kernel="pallas_tpu", interpret=True))
+  with jax.set_mesh(sharding.make_mesh(MeshSizes(4, 1, 2))):
+    got = run_write(*arrays)
+  for sharded, whole in zip(got, run_write(*arrays), strict=True):
+    np.testing.assert_array_equal(sharded, whole)
 
 
 def test_what_the_gpu_kernel_is_made_of_is_where_it_was():
