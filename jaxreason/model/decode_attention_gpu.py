@@ -4,7 +4,7 @@ What enters: the M queries of each row and kv head, keys, values and lengths. Wh
 largest scores, in C pieces of the slots, for `decode_attention` to put together. R rows, K kv heads, S slots, H head dim.
 
 JAX has a kernel of this kind, `pallas.ops.gpu.decode_attention.gqa`. This one is not it: theirs adds a large negative number
-to the scores of masked slots, which lets NaN through, sums its pieces in bfloat16, and is deprecated. So is Pallas for Triton
+to the scores of masked slots, which lets NaN through, keeps its pieces in bfloat16, and is deprecated. So is Pallas for Triton
 as a whole since JAX 0.12; where the import below fails, `decode_attention.choose` says so and takes plain XLA.
 """
 

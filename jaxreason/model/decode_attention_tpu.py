@@ -3,11 +3,13 @@
 What enters: the M queries of each row and kv head, keys, values and lengths. What leaves: unnormalised sums with their
 largest scores, in one piece, for `decode_attention` to put together. R rows, K kv heads, S slots, H head dim.
 
-A step of the grid is a block of slots of one row, all its kv heads together. The lengths come ahead of the grid, so that a
-block beyond a row's length is neither fetched nor computed. JAX's own kernels for TPU read pages, not rows.
+A step of the grid is a block of slots of a few rows, all their kv heads together, so that it moves much for what starting
+it costs. The lengths come ahead of the grid: a block beyond the longest of the rows is not fetched, beyond a row's own length
+not computed. JAX's own kernels for TPU read pages, not rows.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +21,7 @@ from jaxreason.model.attention import MASKED
 # A TPU's registers are this many numbers wide.
 LANES = 128
 
-# Of slots, the longest block, and of bytes, the largest: keys and values, each twice, must fit the 16 MiB beside a core.
+# Of slots, the longest block of a row, and of bytes, the largest: keys and values, each twice, must fit 16 MiB beside a core.
 BLOCK_SLOTS = 512
 BLOCK_BYTES = 1 << 20
 
@@ -38,23 +40,25 @@ def attend_part(q_RKMH, keys_RKSH, values_RKSH, lengths_R, *, interpret: bool = 
   across = H % LANES != 0
   if across:
     keys_RKSH, values_RKSH = (jnp.swapaxes(x, 2, 3) for x in (keys_RKSH, values_RKSH))
-  fits = BLOCK_BYTES // (K * H * keys_RKSH.dtype.itemsize) // LANES * LANES
-  block_s = min(S, BLOCK_SLOTS, max(fits, LANES))
+  fits = BLOCK_BYTES // (K * H * keys_RKSH.dtype.itemsize)
+  block_s = min(S, BLOCK_SLOTS, max(fits // LANES * LANES, LANES))
+  block_r = math.gcd(R, 1 << max(fits // block_s, 1).bit_length() - 1)
 
   def cache(r, b, lengths):
-    """Beyond the length it stays at the last block in use, which is there already."""
-    b = jnp.minimum(b, jax.lax.div(jnp.maximum(lengths[r] - 1, 0), block_s))
+    """Beyond the longest row it stays at the last block in use, which is there already."""
+    longest = functools.reduce(jnp.maximum, [lengths[r * block_r + i] for i in range(block_r)])
+    b = jnp.minimum(b, jax.lax.div(jnp.maximum(longest - 1, 0), block_s))
     return (r, 0, 0, b) if across else (r, 0, b, 0)
 
-  row = lambda *shape: pl.BlockSpec((None, *shape), lambda r, b, lengths: (r, *[0] * len(shape)))
-  slots = pl.BlockSpec((None, K, H, block_s) if across else (None, K, block_s, H), cache)
+  rows = lambda *shape: pl.BlockSpec((block_r, *shape), lambda r, b, lengths: (r, *[0] * len(shape)))
+  slots = pl.BlockSpec((block_r, K, H, block_s) if across else (block_r, K, block_s, H), cache)
   call = pl.pallas_call(
-    functools.partial(_body, slots=S, block_s=block_s, across=across),
+    functools.partial(_body, block_r=block_r, block_s=block_s, across=across),
     grid_spec=pltpu.PrefetchScalarGridSpec(
       num_scalar_prefetch=1,
-      grid=(R, pl.cdiv(S, block_s)),
-      in_specs=[row(K, M, H), slots, slots],
-      out_specs=[row(K, M, H), row(K, M, 1), row(K, M, 1)],
+      grid=(R // block_r, pl.cdiv(S, block_s)),
+      in_specs=[rows(K, M, H), slots, slots],
+      out_specs=[rows(K, M, H), rows(K, M, 1), rows(K, M, 1)],
     ),
     out_shape=[jax.ShapeDtypeStruct((R, K, M, width), jnp.float32) for width in (H, 1, 1)],
     compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
@@ -65,35 +69,40 @@ def attend_part(q_RKMH, keys_RKSH, values_RKSH, lengths_R, *, interpret: bool = 
   return o[:, :, None], m[:, :, None, :, 0], l[:, :, None, :, 0]
 
 
-def _body(lengths_ref, q_ref, k_ref, v_ref, o_ref, m_ref, l_ref, *, slots, block_s, across):
-  """One block of slots of a row, added to what the blocks before it gave."""
-  index = pl.program_id(1)
-  length = lengths_ref[pl.program_id(0)]
+def _body(lengths_ref, q_ref, k_ref, v_ref, o_ref, m_ref, l_ref, *, block_r, block_s, across):
+  """One block of slots of each row, added to what the blocks before it gave."""
+  first_row, first = pl.program_id(0) * block_r, pl.program_id(1) * block_s
 
-  @pl.when(index == 0)
+  @pl.when(first == 0)
   def start():
     o_ref[...] = jnp.zeros_like(o_ref)
     m_ref[...] = jnp.full_like(m_ref, MASKED)
     l_ref[...] = jnp.zeros_like(l_ref)
 
-  @pl.when(index * block_s < length)
-  def add():
-    q_KMH = q_ref[...]
-    # Masked values are made zeros: whatever they hold, NaN too, must not meet a weight of zero.
-    axis = 2 if across else 1
-    valid = index * block_s + jax.lax.broadcasted_iota(jnp.int32, v_ref.shape, axis) < length
-    k = k_ref[...].astype(q_KMH.dtype)
-    v = jnp.where(valid, v_ref[...].astype(jnp.float32), 0.0).astype(q_KMH.dtype)
-    scores_KMS = _product(q_KMH, k, 1 if across else 2) * q_KMH.shape[-1] ** -0.5
-    seen = index * block_s + jax.lax.broadcasted_iota(jnp.int32, scores_KMS.shape, 2) < length
-    scores_KMS = jnp.where(seen, scores_KMS, MASKED)
-    m = m_ref[...]
-    largest = jnp.maximum(m, jnp.max(scores_KMS, axis=-1, keepdims=True))
-    kept = jnp.exp(m - largest)
-    p_KMS = jnp.exp(scores_KMS - largest)
-    o_ref[...] = o_ref[...] * kept + _product(p_KMS.astype(v.dtype), v, axis)
-    l_ref[...] = l_ref[...] * kept + jnp.sum(p_KMS, axis=-1, keepdims=True)
-    m_ref[...] = largest
+  def row(i, nothing):
+    left = lengths_ref[first_row + i] - first
+    pl.when(left > 0)(lambda: _add(left, *(ref.at[i] for ref in (q_ref, k_ref, v_ref, o_ref, m_ref, l_ref)), across))
+    return nothing
+
+  jax.lax.fori_loop(0, block_r, row, None)
+
+
+def _add(left, q_ref, k_ref, v_ref, o_ref, m_ref, l_ref, across):
+  """The first `left` slots of one row's block."""
+  q_KMH = q_ref[...]
+  axis = 2 if across else 1
+  # Masked values are made zeros: whatever they hold, NaN too, must not meet a weight of zero.
+  valid = jax.lax.broadcasted_iota(jnp.int32, v_ref.shape, axis) < left
+  v = jnp.where(valid, v_ref[...].astype(jnp.float32), 0.0).astype(q_KMH.dtype)
+  scores_KMS = _product(q_KMH, k_ref[...].astype(q_KMH.dtype), 1 if across else 2) * q_KMH.shape[-1] ** -0.5
+  scores_KMS = jnp.where(jax.lax.broadcasted_iota(jnp.int32, scores_KMS.shape, 2) < left, scores_KMS, MASKED)
+  m = m_ref[...]
+  largest = jnp.maximum(m, jnp.max(scores_KMS, axis=-1, keepdims=True))
+  kept = jnp.exp(m - largest)
+  p_KMS = jnp.exp(scores_KMS - largest)
+  o_ref[...] = o_ref[...] * kept + _product(p_KMS.astype(v.dtype), v, axis)
+  l_ref[...] = l_ref[...] * kept + jnp.sum(p_KMS, axis=-1, keepdims=True)
+  m_ref[...] = largest
 
 
 def _product(x_KMX, y, axis):
