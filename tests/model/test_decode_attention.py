@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -201,6 +202,15 @@ def test_a_platform_gets_its_kernel_and_a_line_that_says_why():
 def test_a_shape_that_does_not_fit_gets_einsum_and_the_reason(platform, changed, word):
   kernel, reason = choose(platform, **(QWEN | changed))
   assert kernel == "einsum" and word in reason
+
+
+def test_so_does_a_jax_without_pallas_for_triton(monkeypatch):
+  assert choose("gpu", **QWEN)[0] == "pallas_gpu"
+  for package, module in (("jaxreason.model", "decode_attention_gpu"), ("jax.experimental.pallas", "triton")):
+    monkeypatch.delattr(f"{package}.{module}")
+    monkeypatch.setitem(sys.modules, f"{package}.{module}", None)
+  kernel, reason = choose("gpu", **QWEN)
+  assert kernel == "einsum" and "Triton" in reason
 
 
 def test_so_do_rows_prompts_and_heads_that_do_not_divide():
