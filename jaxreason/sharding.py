@@ -10,6 +10,7 @@ Explicit axes, under which an ordinary matmul over a sharded contraction is a ty
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -91,6 +92,23 @@ def shard(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
   if jax.sharding.get_abstract_mesh().empty:
     return x
   return jax.lax.with_sharding_constraint(x, spec(axes, ACTIVATION_RULES))
+
+
+def per_device(function: Callable, in_axes: tuple, out_axes: tuple) -> Callable:
+  """`function` as every device runs it on its own part of the arrays, for what XLA cannot divide, such as a kernel.
+
+  Args:
+    function: takes as many arrays as there are `in_axes` and returns as many as there are `out_axes`, as a tuple.
+    in_axes: the logical names of each array's dimensions; a dimension divides evenly over the devices.
+    out_axes: those of each result.
+
+  Returns:
+    `function` itself when no mesh is in use or it has one device.
+  """
+  if jax.sharding.get_abstract_mesh().size <= 1:
+    return function
+  specs = lambda arrays: tuple(spec(axes, ACTIVATION_RULES) for axes in arrays)
+  return jax.shard_map(function, in_specs=specs(in_axes), out_specs=specs(out_axes), check_vma=False)
 
 
 def batch_shards(mesh: Mesh) -> int:

@@ -1,0 +1,78 @@
+"""A decode step's attention, compiled for a TPU v5e and an H100 by a machine that has neither.
+
+What is seen: that the kernels compile, that they are what runs, and that no step copies a cache. How fast they are is not.
+Each compiler is a wheel of some 220 MB, installed beside the JAX of this environment and for these tests alone.
+"""
+
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.system
+
+
+def install(there, *requirements):
+  subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", there, *requirements], check=True)
+
+
+def for_tpu(there) -> dict:
+  """The environment of a TPU's compiler, once it is installed: the libtpu that this JAX names."""
+  (libtpu,) = [line for line in importlib.metadata.requires("jax") if re.match(r"libtpu\b.*extra == .tpu.", line)]
+  install(there, libtpu.split(";")[0].strip())
+  return {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5e-4"}
+
+
+def for_gpu(there) -> dict:
+  """The environment of an NVIDIA GPU's compiler: XLA's plugin for CUDA, and ptxas."""
+  version = importlib.metadata.version("jaxlib")
+  install(there, f"jax-cuda12-plugin=={version}", f"jax-cuda12-pjrt=={version}", "nvidia-cuda-nvcc-cu12")
+  cuda = there / "nvidia/cuda_nvcc"
+  return {
+    "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
+    "CUDA_VISIBLE_DEVICES": "-1",
+    "XLA_FLAGS": f"--xla_gpu_cuda_data_dir={cuda}",
+    "PATH": f"{cuda / 'bin'}{os.pathsep}{os.environ['PATH']}",
+  }
+
+
+@pytest.fixture(scope="module", params=["tpu", "gpu"])
+def reports(request, tmp_path_factory):
+  """(platform, {(shape, devices, kernel): what was compiled})"""
+  there = tmp_path_factory.mktemp(request.param)
+  chip = {"tpu": for_tpu, "gpu": for_gpu}[request.param](there)
+  without = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
+  environment = without | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(there), str(ROOT)])} | chip
+  script = [sys.executable, ROOT / "tests/system/compile_decode.py", request.param]
+  done = subprocess.run(script, env=environment, stdout=subprocess.PIPE, text=True, timeout=300, check=True)
+  print(done.stdout)
+  lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+  return request.param, {(line["shape"], line["devices"], line["kernel"]): line for line in lines}
+
+
+def test_the_kernel_is_what_runs_and_no_step_copies_a_cache(reports):
+  platform, compiled = reports
+  kernels = [report for (_, _, kernel), report in compiled.items() if kernel == f"pallas_{platform}"]
+  assert {(report["shape"], report["devices"]) for report in kernels} == {
+    ("SmolLM2-135M", 1), ("Qwen2.5-1.5B", 1), ("Qwen2.5-1.5B", 4),
+  }  # fmt: skip
+  for report in kernels:
+    # Of each of two layers: one part, the other, and on TPU the write.
+    assert report["kernel_calls"] == (6 if platform == "tpu" else 4), report
+    assert report["temporary_bytes"] < 0.1 * report["layer_bytes"], report
+    assert report["cache_copies"] == report["collectives"] == 0, report
+
+
+def test_nor_does_plain_xla_where_a_head_fills_the_lanes(reports):
+  """SmolLM2's heads of 64 do not fill a TPU's lanes: there XLA turns the caches around before the loop and back after it."""
+  platform, compiled = reports
+  for name in ("Qwen2.5-1.5B", *(["SmolLM2-135M"] if platform == "gpu" else [])):
+    report = compiled[name, 1, "einsum"]
+    assert report["kernel_calls"] == report["cache_copies"] == 0, report
+    assert report["temporary_bytes"] < 0.25 * report["layer_bytes"], report
