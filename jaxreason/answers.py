@@ -6,7 +6,6 @@ says what comes next. G samples of each prompt.
 """
 
 import dataclasses
-import math
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -21,11 +20,10 @@ from jaxreason.records import RUNNING, STOP_STRING, STOP_TOKEN
 from jaxreason.rewards.pool import VerifierPool
 from jaxreason.rewards.turn import Turn
 from jaxreason.rewards.verdict import Verdict
-from jaxreason.rollout.config import shape_of
+from jaxreason.rollout.config import Shape
 from jaxreason.rollout.engine import Draw
 from jaxreason.rollout.slots import Cut, Name, Slots, Written
 from jaxreason.settings import RunSettings
-from jaxreason.sharding import batch_shards
 
 
 class Sample(NamedTuple):
@@ -257,32 +255,24 @@ def pool_of(settings: RunSettings) -> VerifierPool:
   )
 
 
-def open_answers(run: Run, pool: VerifierPool, root, *, group: int, samples: int | None, temperature: float) -> Answers:
+def open_answers(run: Run, pool: VerifierPool, root, shape: Shape, *, temperature: float) -> Answers:
   """Answers of a run's policy to prompts that are asked.
 
   Args:
     run: programs, tokenizer and settings.
     pool: open.
     root: typed PRNG key.
-    group: G, samples of each prompt.
-    samples: how many there will be in all; None where there is no end.
+    shape: of `build.rollout_shape`.
     temperature: 0 for argmax, without truncation; else with the settings' top-p, top-k and min-p.
   """
   chosen = run.settings.rollout
   truncation = dict(top_p=chosen.top_p, top_k=chosen.top_k, min_p=chosen.min_p) if temperature > 0 else {}
   draw = Draw(root, run.tokenizer.stop_ids, temperature=temperature, least=chosen.min_new_tokens, **truncation)
-  slots = min(chosen.slots or chosen.prompts * chosen.group, samples or math.inf)
-  shape = shape_of(chosen, slots=slots, group=group, samples=samples, shards=batch_shards(run.mesh), ahead=ahead_of(run.mesh))
   turns = Turns(chosen.environment, chosen.turn_discount, chosen.max_new_tokens) if chosen.environment else None
   return Answers(
     Slots(run.programs.rollout, shape, draw, stop_finder(run.tokenizer, chosen.stops)), pool, run.tokenizer,
     turns=turns, require_finished=run.settings.rewards.require_finished,
   )  # fmt: skip
-
-
-def ahead_of(mesh) -> int:
-  """Chunks dispatched before one is looked at: one where the device works while the host looks, none on CPU, which is both."""
-  return 0 if mesh.devices.flat[0].platform == "cpu" else 1
 
 
 def finished(written: Written) -> bool:

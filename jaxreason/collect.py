@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxreason import pending
 from jaxreason.answers import Group, Sample, open_answers
-from jaxreason.build import Run, layout_of
+from jaxreason.build import Run, layout_of, training_shape
 from jaxreason.data.prompts import Prompts, pack_prompts, right_padded
 from jaxreason.data.queue import PromptQueue
 from jaxreason.data.stream import PromptStream
@@ -76,9 +76,8 @@ class Collector:
     self._run, self._shape = run, run.settings.rollout
     self._stream = PromptStream(run.rows.train, seed=run.settings.seed)
     shape = self._shape
-    begun = None if shape.max_staleness or shape.refill_zero_variance else self._wave(shape.prompts) * shape.group
     root = jax.random.fold_in(jax.random.key(run.settings.seed), 2)
-    self._answers = open_answers(run, pool, root, group=shape.group, samples=begun, temperature=shape.temperature)
+    self._answers = open_answers(run, pool, root, training_shape(run.settings, run.mesh), temperature=shape.temperature)
     self._queue = self._queue_at(None)
     self._trained, self._version = 0, None
 

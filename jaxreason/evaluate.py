@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxreason.answers import Group, Sample, open_answers
-from jaxreason.build import Run
+from jaxreason.build import Run, rollout_shape
 from jaxreason.data.prompts import pack_prompts
 from jaxreason.rewards.pool import VerifierPool
 from jaxreason.rollout_numbers import check_judged, manners
@@ -41,7 +41,8 @@ def evaluate(
   """
   shape = run.settings.rollout
   root = jax.random.fold_in(jax.random.key(run.settings.seed), 3)
-  answers = open_answers(run, pool, root, group=samples, samples=samples * len(rows), temperature=temperature)
+  slots = rollout_shape(run.settings, run.mesh, group=samples, samples=samples * len(rows))
+  answers = open_answers(run, pool, root, slots, temperature=temperature)
   # Every problem counts: a prompt that training would drop is cut here, and said so.
   policy = "error" if shape.long_prompts == "error" else "truncate_left"
   packed = pack_prompts(

@@ -7,7 +7,6 @@ What enters: a config, a working directory, or both. What leaves: in the directo
 
 import argparse
 import json
-import math
 import os
 import pdb
 import sys
@@ -31,6 +30,7 @@ from jaxreason.objective import Objective
 from jaxreason.recipes import RECIPES
 from jaxreason.report.curve import reward_curve
 from jaxreason.report.display import Display, display
+from jaxreason.rollout.config import bucketed
 from jaxreason.settings import RunSettings
 from jaxreason.train import train
 
@@ -151,10 +151,18 @@ def introduce(run: Run, workdir: Path, show: Display) -> None:
   if chosen.train.steps:
     show.say(f"reinforcement: {chosen.train.steps} steps of {shape.prompts} prompts x {shape.group} samples")
     show.say(f"objective: {described(chosen.objective)}")
-  bucket = shape.cache_bucket
-  caches = math.ceil((shape.max_prompt_tokens + shape.max_new_tokens) / bucket)
-  show.say(f"compiling as it goes: supervise, prefill, decode (at most {caches} cache sizes), assemble, update")
+    show.say(f"rollout: {laid_out(chosen, run)}")
+  caches = len({bucketed(length, shape.cache_bucket) for length in range(1, shape.max_new_tokens + 1)})
+  show.say(f"compiling as it goes: supervise, prefill, insert, decode (at most {caches} cache sizes), assemble, update")
   show.say(f"working directory: {workdir}")
+
+
+def laid_out(chosen: RunSettings, run: Run) -> str:
+  """How slots, prompts and the cache lie, and which kernel reads them."""
+  shape, (_, why) = build.training_shape(chosen, run.mesh), build.decode_kernel(chosen, run.config, run.mesh)
+  prompts = f"lanes of {shape.lane} share a prompt's keys and values" if shape.lane > 1 else "each with a copy of its prompt"
+  ahead = f", {shape.ahead} chunk ahead of the host" if shape.ahead else ""
+  return f"{shape.slots} slots, {prompts}; chunks of {shape.chunk} tokens{ahead}; decode attention: {why}"
 
 
 def described(objective: Objective) -> str:

@@ -28,6 +28,7 @@ class ModelConfig:
     qk_norm: RMSNorm over H on queries and keys (Qwen3).
     max_positions: the longest sequence the checkpoint declares.
     compute_dtype: dtype of the matrix products; softmax, norms and logits are float32 whatever this says.
+    decode_kernel: of a decode step's attention, one of `decode_attention`'s; "einsum" runs anywhere.
     remat: "none" keeps every activation of a block for the backward pass, "block" recomputes each block.
   """
 
@@ -45,6 +46,7 @@ class ModelConfig:
   qk_norm: bool = False
   max_positions: int = 2048
   compute_dtype: str = "float32"
+  decode_kernel: str = "einsum"
   remat: str = "none"
 
   def __post_init__(self):

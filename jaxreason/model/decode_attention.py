@@ -18,8 +18,8 @@ import jax.numpy as jnp
 
 from jaxreason import sharding
 from jaxreason.errors import UserError
+from jaxreason.model import attention
 from jaxreason.model import cache as caches
-from jaxreason.model.attention import MASKED
 
 
 def attend_decode(
@@ -187,34 +187,12 @@ def _merged(parts) -> jax.Array:
 
 
 def _einsum(q_BNH, keys_BKSH, values_BKSH, lengths_B, *prefix):
-  """The arithmetic of `attention.attend`, to the bit where there is no prefix."""
-  dtype = q_BNH.dtype
-  q_BKGH = _by_kv_head(q_BNH, keys_BKSH.shape[1])
-  scores_BKGS = _scores(q_BKGH, keys_BKSH, lengths_B)
+  mask = attention.cache_mask(keys_BKSH.shape[2], lengths_B - 1, 1)
   if not prefix:
-    probabilities = jax.nn.softmax(scores_BKGS, axis=-1).astype(dtype)
-    return _weighed(probabilities, values_BKSH).astype(dtype).reshape(q_BNH.shape)
-  prefix_keys, prefix_values, prefix_lengths = prefix
-  P, g, s = prefix_keys.shape[0], q_BNH.shape[0] // prefix_keys.shape[0], prefix_keys.shape[2]
-  prefix_scores = _rows(_scores(_lanes(q_BKGH, P), prefix_keys, prefix_lengths), g)
-  both = jnp.concatenate([prefix_scores, scores_BKGS], axis=-1)
-  probabilities = jax.nn.softmax(both, axis=-1).astype(dtype)
-  own = _weighed(probabilities[..., s:], values_BKSH)
-  shared = _rows(_weighed(_lanes(probabilities[..., :s], P), prefix_values), g)
-  return (shared + own).astype(dtype).reshape(q_BNH.shape)
-
-
-def _scores(q_RKMH, keys_RKSH, lengths_R):
-  product = jax.lax.dot_general(
-    q_RKMH, keys_RKSH.astype(q_RKMH.dtype), (((3,), (3,)), ((0, 1), (0, 1))), preferred_element_type=jnp.float32
-  )
-  valid_RS = jnp.arange(keys_RKSH.shape[2])[None] < lengths_R[:, None]
-  return jnp.where(valid_RS[:, None, None], product * q_RKMH.shape[-1] ** -0.5, MASKED)
-
-
-def _weighed(probabilities_RKMS, values_RKSH):
-  values = values_RKSH.astype(probabilities_RKMS.dtype)
-  return jax.lax.dot_general(probabilities_RKMS, values, (((3,), (2,)), ((0, 1), (0, 1))), preferred_element_type=jnp.float32)
+    return attention.attend(q_BNH[:, None], keys_BKSH, values_BKSH, mask)[:, 0]
+  prefix_keys, prefix_values, lengths_P = prefix
+  held = attention.prefix_mask(prefix_keys.shape[2], lengths_P)
+  return attention.attend_after(q_BNH[:, None], keys_BKSH, values_BKSH, mask, prefix_keys, prefix_values, held)[:, 0]
 
 
 def _by_kv_head(q_BNH, kv_heads):

@@ -18,6 +18,7 @@ from jaxreason.errors import UserError
 from jaxreason.model import attention
 from jaxreason.model import cache as caches
 from jaxreason.model.config import ModelConfig
+from jaxreason.model.decode_attention import attend_decode, write_decode
 from jaxreason.model.weights import Block, Params
 from jaxreason.sharding import shard
 
@@ -113,23 +114,44 @@ def _run_blocks(blocks, config, x, positions, mask):
 
 
 def _run_with_cache(blocks, config, x, positions, cache):
-  slots, prefix = cache.keys[0].shape[2], cache.prefix
-  mask = attention.cache_mask(slots, cache.used, positions.shape[1])
-  before = prefix and attention.prefix_mask(prefix.keys[0].shape[2], prefix.lengths)
+  put_and_attend = _of_one_query if positions.shape[1] == 1 and config.decode_kernel != "einsum" else _of_queries
   keys, values = [], []
   for index in range(config.layers):
-
-    def attend(q, k, v, index=index):
-      key = caches.write(cache.keys[index], _heads_first(k), cache.used)
-      value = caches.write(cache.values[index], _heads_first(v), cache.used)
-      if prefix is None:
-        return attention.attend(q, key, value, mask), (key, value)
-      return attention.attend_after(q, key, value, mask, prefix.keys[index], prefix.values[index], before), (key, value)
-
-    x, (key, value) = _block(layer(blocks, index), config, x, positions, attend)
+    x, (key, value) = _block(layer(blocks, index), config, x, positions, put_and_attend(config, cache, index))
     keys.append(key)
     values.append(value)
   return x, cache.replace(keys=tuple(keys), values=tuple(values), used=cache.used + positions.shape[1])
+
+
+def _of_queries(config, cache: caches.Cache, index: int):
+  """`attend` of a layer for any number of queries a row, plain XLA."""
+  prefix, slots = cache.prefix, cache.keys[index].shape[2]
+
+  def attend(q, k, v):
+    mask = attention.cache_mask(slots, cache.used, q.shape[1])
+    key = caches.write(cache.keys[index], _heads_first(k), cache.used)
+    value = caches.write(cache.values[index], _heads_first(v), cache.used)
+    if prefix is None:
+      return attention.attend(q, key, value, mask), (key, value)
+    held = attention.prefix_mask(prefix.keys[index].shape[2], prefix.lengths)
+    return attention.attend_after(q, key, value, mask, prefix.keys[index], prefix.values[index], held), (key, value)
+
+  return attend
+
+
+def _of_one_query(config, cache: caches.Cache, index: int):
+  """`attend` of a layer for one query a row, by the configuration's kernel."""
+  kernel, prefix = config.decode_kernel, cache.prefix
+  shared = (prefix.keys[index], prefix.values[index], prefix.lengths) if prefix else (None, None, None)
+
+  # A row that is done may be full: what it writes over then is never read.
+  at = jnp.minimum(cache.used, cache.keys[index].shape[2] - 1)
+
+  def attend(q, k, v):
+    key, value = write_decode(cache.keys[index], cache.values[index], k[:, 0], v[:, 0], at, kernel=kernel)
+    return attend_decode(q[:, 0], key, value, at + 1, *shared, kernel=kernel)[:, None], (key, value)
+
+  return attend
 
 
 def _block(block: Block, config: ModelConfig, x, positions, attend):
