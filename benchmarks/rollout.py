@@ -76,8 +76,8 @@ def decode_step(programs, params, config: ModelConfig, rows: int, positions: int
   return min(chunk() for _ in range(2 * REPEATS)) / steps
 
 
-def decode(programs, params, config: ModelConfig, bandwidth: float, rate: float, shapes, asked: dict) -> list[dict]:
-  """Share of the limit that decode steps reach."""
+def decode(programs, params, config: ModelConfig, shapes, asked: dict) -> list[dict]:
+  """Share of the limit that decode steps reach; limits are measured again beside each."""
   size = jnp.dtype(config.compute_dtype).itemsize
   read = weights.count(config) * size
   found = []
@@ -85,8 +85,9 @@ def decode(programs, params, config: ModelConfig, bandwidth: float, rate: float,
     held = 2 * config.layers * config.kv_heads * config.head_dim * size
     # A lane's prompt is read once for its rows.
     cache = held * (rows // lane * (positions // 4) + rows * (positions - positions // 4))
-    limit = (read + cache) / bandwidth, 2 * weights.count(config) * rows / rate
     took = decode_step(programs, params, config, rows, positions, lane)
+    bandwidth, rate = limits(jnp.dtype(config.compute_dtype))
+    limit = (read + cache) / bandwidth, 2 * weights.count(config) * rows / rate
     found.append({
       "work": f"decode, {rows} slots{f' in lanes of {lane}' if lane > 1 else ''}, {positions} positions",
       "ms": 1e3 * took, "share": sum(limit) / took, "share of bandwidth": limit[0] / took, "asked": asked.get((rows, lane)),
@@ -126,10 +127,11 @@ def naive_step(config: ModelConfig, rows: int, positions: int) -> float:
   return seconds(run)
 
 
-def prefill(programs, params, config: ModelConfig, rate: float) -> dict:
+def prefill(programs, params, config: ModelConfig) -> dict:
   """Share of the matmul rate that a prefill of 4 x 256 tokens reaches; the output matrix takes no part in it."""
   tokens, lengths = np.full((4, 256), 3, np.int32), np.full(4, 256, np.int32)
   took = seconds(lambda: programs.extend(params, tokens, lengths))
+  _, rate = limits(jnp.dtype(config.compute_dtype))
   flops = 2 * (weights.count(config) - config.vocab_size * config.embed) * tokens.size
   return {"work": "prefill, 4 x 256 tokens", "ms": 1e3 * took, "share": flops / took / rate, "asked": 0.60}
 
@@ -175,7 +177,7 @@ def main() -> None:
   asked = {(1, 1): 0.65, (8, 1): 0.50, (32, 1): 0.55} if on_cpu else {}
   found = []
   if "decode" in parts:
-    found += decode(programs, params, config, bandwidth, rate, shapes, asked)
+    found += decode(programs, params, config, shapes, asked)
     for row in found:
       show(row)
   if "naive" in parts:
@@ -183,7 +185,7 @@ def main() -> None:
     theirs = naive_step(config, 32, 256)
     show({"work": "decode 32 slots, over scan and categorical", "ratio": theirs / ours, "asked": 3.5})
   if "prefill" in parts:
-    show(prefill(programs, params, config, rate))
+    show(prefill(programs, params, config))
   if "tail" in parts:
     little = MODELS["tiny"]
     made = build.rollout_programs(little)

@@ -353,8 +353,9 @@ def rollout_programs(config: ModelConfig) -> RolloutPrograms:
 
   def insert(state, *rows, slots, prefix_slots, **shape):
     """In place where no width changes: buffers of another size cannot be used again, and JAX would warn each time."""
-    widths = state and tuple(keys[0].shape[2] for keys in (state.cache.keys, state.cache.prefix.keys))
-    call = in_place if widths == (slots, prefix_slots) else anew
+    parts = (state.cache, state.cache.prefix) if state else ()
+    fits = state and all(part.keys[0].shape[2] == wide for part, wide in zip(parts, (slots, prefix_slots), strict=True) if part)
+    call = in_place if fits else anew
     return call(state, *rows, slots=slots, prefix_slots=prefix_slots, **shape)
 
   return RolloutPrograms(

@@ -44,6 +44,7 @@ class Prefilled(NamedTuple):
 
   prefix: Prefix  # of several prompts
   row: int
+  length: int  # without its last token
   last: int  # its last token
 
 
@@ -78,7 +79,8 @@ class Engine:
     self._state: DecodeState | None = None
     self._prefix: Prefix | None = None
     self._width = 0
-    self._length = np.zeros(self.shape.slots, np.int64)  # tokens in each slot at most, chunks on their way included
+    self._length = np.zeros(self.shape.slots, np.int64)  # tokens after the prompt at most, chunks on their way included
+    self._base = np.zeros(self.shape.slots, np.int64)  # of the prompt in the slot's own part of the cache
     self._known = np.zeros(self.shape.slots, np.int64)  # tokens in each slot when it was last read, put or fed
     self._turn = np.zeros(self.shape.slots, np.int64)  # counts what was put or fed into a slot
     self.pending: collections.deque[tuple[Report, np.ndarray]] = collections.deque()
@@ -94,7 +96,7 @@ class Engine:
         lengths[row] = len(prompt) - 1
         tokens[row, : lengths[row]] = prompt[:-1]
       self._prefix = self._programs.extend(params, tokens, lengths)
-      found += [Prefilled(self._prefix, row, int(prompt[-1])) for row, prompt in enumerate(part)]
+      found += [Prefilled(self._prefix, row, len(prompt) - 1, int(prompt[-1])) for row, prompt in enumerate(part)]
     return found
 
   def place(self, params, placings: Sequence[Placing]) -> None:
@@ -112,7 +114,7 @@ class Engine:
     """Feeds tokens to slots: of each, the token to be fed next and those that follow it; the last is left to `decode`."""
     for part, R in _parts(feeds, self.shape.insert[:1]):
       Te = bucketed(max(len(tokens) - 1 for _, tokens in part), self.shape.prompt_bucket)
-      self._widen(max(int(self._length[slot]) for slot, _ in part) + Te)
+      self._widen(max(int(self._base[slot] + self._length[slot]) for slot, _ in part) + Te)
       slot, tokens = np.full(R, self.shape.slots, np.int32), np.zeros((R, Te), np.int32)
       lengths, last = np.zeros((2, R), np.int32)
       for row, (where, fed) in enumerate(part):
@@ -132,8 +134,10 @@ class Engine:
       live: the slots whose samples matter; the cache is as wide as they need.
     """
     shape, draw = self.shape, self._draw
-    self._widen(int(min(max(self._length[list(live)]) + shape.chunk, shape.budget)), narrow=True)
-    self._length[list(live)] += shape.chunk
+    live = list(live)
+    needed = self._base[live] + np.minimum(self._length[live] + shape.chunk, shape.budget)
+    self._widen(max(int(needed.max()), self._least()), narrow=True)
+    self._length[live] += shape.chunk
     self._state, report = self._programs.decode(
       params, self._state, np.asarray(draw.stop_ids, np.int32), np.int32(version), steps=shape.chunk,
       truncate=draw.top_p < 1 or draw.top_k > 0 or draw.min_p > 0, least=draw.least > 0,
@@ -171,17 +175,24 @@ class Engine:
       visit[row], sample[row] = np.uint32(placing.visit).astype(np.int32), placing.sample
       budgets[row] = min(placing.budget or T, T)
       self._length[placing.slot] = self._known[placing.slot] = 0
+      self._base[placing.slot] = 0 if self.shape.lane > 1 else placing.prompt.length
       self._turn[placing.slot] += 1
       for buffer, had in zip(jax.tree.leaves(written), jax.tree.leaves(placing.written), strict=True):
         buffer[row, : len(had)] = had
     temperature, top_p, min_p = (fixed(value, np.float32) for value in (draw.temperature, draw.top_p, draw.min_p))
     chances = Sampling(temperature, top_p, fixed(draw.top_k, np.int32), min_p)
     rows = Rows(slot, source, last, visit, sample, chances, fixed(draw.least, np.int32), budgets)
-    self._width = self._width or bucketed(min(self.shape.chunk, T), self.shape.cache_bucket)
+    self._width = max(self._width, bucketed(self._least(), self.shape.cache_bucket))
+    lanes = self.shape.slots // self.shape.lane if self.shape.lane > 1 else 0
     self._state = self._programs.insert(
       self._state, prefix, rows, draw.root, written,
-      shape=(self.shape.slots, self.shape.slots // self.shape.lane, T), slots=self._width, prefix_slots=self._prefix_width,
+      shape=(self.shape.slots, lanes, T), slots=self._width, prefix_slots=self._prefix_width,
     )  # fmt: skip
+
+  def _least(self) -> int:
+    """Slots that the cache has always: a chunk behind the widest prompt, if that is in the same part."""
+    first = min(self.shape.chunk, self.shape.budget)
+    return first if self.shape.lane > 1 else self._prefix_width + first
 
   def _widen(self, needed: int, narrow: bool = False) -> None:
     """Makes room for `needed` tokens in each slot; with `narrow`, gives room back where that halves the cache."""

@@ -48,24 +48,24 @@ def extend(params: Params, config: ModelConfig, tokens, lengths, state: DecodeSt
     out = decoder.apply(params, config, tokens, jnp.broadcast_to(offsets, (R, Te)), cache=cache).cache
     return _placed(Prefix(out.keys, out.values, lengths))
 
-  B, N = state.last.shape[0], state.cache.prefix.lengths.shape[0]
+  B, whole = state.last.shape[0], state.cache
   taken = lambda x: x[jnp.minimum(slot, B - 1)]
-  of_lane = lambda x: x[jnp.minimum(slot, B - 1) // (B // N)]
-  whole = state.cache
-  used = taken(whole.used)
+  of_lane = lambda x: x[jnp.minimum(slot, B - 1) // (B // x.shape[0])]
   cache = jax.tree.map(taken, whole.replace(prefix=None)).replace(prefix=jax.tree.map(of_lane, whole.prefix))
-  out = decoder.apply(params, config, tokens, cache.prefix.lengths[:, None] + used[:, None] + offsets, cache=cache).cache
+  positions = (cache.used + _before(cache))[:, None] + offsets
+  out = decoder.apply(params, config, tokens, positions, cache=cache).cache
   put = lambda whole, rows: whole.at[slot].set(rows.astype(whole.dtype), mode="drop")
+  written = taken(state.lengths)
   cache = whole.replace(
     keys=tuple(map(put, whole.keys, out.keys)),
     values=tuple(map(put, whole.values, out.values)),
-    used=put(whole.used, used + lengths),
+    used=put(whole.used, cache.used + lengths),
   )
   following = jnp.where(offsets + 1 == lengths[:, None], last[:, None], jnp.pad(tokens[:, 1:], ((0, 0), (0, 1))))
-  columns = jnp.where(offsets < lengths[:, None], used[:, None] + offsets, state.record.tokens.shape[1])
-  written = state.record.tokens.at[slot[:, None], columns].set(following, mode="drop")
+  columns = jnp.where(offsets < lengths[:, None], written[:, None] + offsets, state.record.tokens.shape[1])
+  recorded = state.record.tokens.at[slot[:, None], columns].set(following, mode="drop")
   state = state.replace(cache=cache, last=put(state.last, last), stop=put(state.stop, jnp.full((R,), RUNNING)))
-  return _placed(state.replace(record=state.record.replace(tokens=written)))
+  return _placed(state.replace(record=state.record.replace(tokens=recorded)))
 
 
 def insert(
@@ -81,32 +81,26 @@ def insert(
     root: typed PRNG key of the run.
     written: [R, T] of each field: what the samples wrote before; their caches are blank until `extend` has filled them. None
       for samples that begin.
-    shape: static (B slots, N lanes, T tokens).
-    slots: static S, at least what the longest sample needs.
+    shape: static (B slots, N lanes that share prompts or 0, T tokens).
+    slots: static S, at least what the longest sample needs, and its prompt where N = 0.
     prefix_slots: static, as many as the longest prompt needs.
   """
-  B, N, T = shape
   state = _idle(prefix, shape) if state is None else state
-  cache = state.cache
-  lane = jnp.where(rows.slot < B, rows.slot // (B // N), N)
-  longest = lambda x, width: tuple(caches.resized(layer, width) for layer in x)
-  held = lambda old, new: tuple(
-    layer.at[lane].set(caches.resized(more, prefix_slots)[rows.source], mode="drop")
-    for layer, more in zip(longest(old, prefix_slots), new, strict=True)
-  )
   put = lambda old, new: old.at[rows.slot].set(new, mode="drop")
-  before = Prefix(
-    keys=held(cache.prefix.keys, prefix.keys),
-    values=held(cache.prefix.values, prefix.values),
-    lengths=cache.prefix.lengths.at[lane].set(prefix.lengths[rows.source], mode="drop"),
+  prompts = jax.tree.map(lambda x: x[rows.source], prefix)
+  wide = state.cache.replace(
+    keys=tuple(caches.resized(layer, slots) for layer in state.cache.keys),
+    values=tuple(caches.resized(layer, slots) for layer in state.cache.values),
   )
+  cache, base = _with_prompts(wide, prompts, rows, prefix_slots)
   R = rows.slot.shape[0]
   zeros = jnp.zeros((R,), jnp.int32)
   keys = jax.vmap(samplers.sample_key, (None, 0, 0))(root, rows.visit, rows.sample)
-  written = _blank(R, T) if written is None else written
+  written = _blank(R, shape[2]) if written is None else written
   return _placed(
     DecodeState(
-      cache=Cache(longest(cache.keys, slots), longest(cache.values, slots), put(cache.used, zeros), before),
+      cache=cache.replace(used=put(cache.used, base)),
+      base=put(state.base, base),
       last=put(state.last, rows.last),
       keys=put(state.keys, keys),
       sampling=jax.tree.map(put, state.sampling, rows.sampling),
@@ -141,13 +135,41 @@ def decode(
   return state, Report(*jax.tree.map(jnp.copy, (state.stop, state.lengths, state.record)))
 
 
+def _with_prompts(cache: Cache, prompts: Prefix, rows: Rows, prefix_slots: int) -> tuple[Cache, jax.Array]:
+  """(the cache with R prompts where their samples look for them, tokens of them in each row's own part [R])."""
+  B = cache.used.shape[0]
+  if cache.prefix is None:
+    into = lambda old, new: old.at[rows.slot, :, : new.shape[2]].set(new, mode="drop")
+    keys, values = tuple(map(into, cache.keys, prompts.keys)), tuple(map(into, cache.values, prompts.values))
+    return cache.replace(keys=keys, values=values), prompts.lengths
+  N = cache.prefix.lengths.shape[0]
+  lane = jnp.where(rows.slot < B, rows.slot // (B // N), N)
+  into = lambda old, new: (
+    caches.resized(old, prefix_slots).at[lane].set(caches.resized(new, prefix_slots), mode="drop")
+  )
+  prefix = Prefix(
+    keys=tuple(map(into, cache.prefix.keys, prompts.keys)),
+    values=tuple(map(into, cache.prefix.values, prompts.values)),
+    lengths=cache.prefix.lengths.at[lane].set(prompts.lengths, mode="drop"),
+  )
+  return cache.replace(prefix=prefix), jnp.zeros_like(prompts.lengths)
+
+
+def _before(cache: Cache):
+  """[B] int32, the tokens of each row's prompt in the prefix part."""
+  if cache.prefix is None:
+    return jnp.zeros_like(cache.used)
+  return jnp.repeat(cache.prefix.lengths, cache.used.shape[0] // cache.prefix.lengths.shape[0])
+
+
 def _idle(prefix: Prefix, shape: tuple[int, int, int]) -> DecodeState:
   """B slots that hold nothing, one cache slot wide."""
   B, N, T = shape
   blank = lambda rows: tuple(jnp.zeros((rows, x.shape[1], 1, x.shape[3]), x.dtype) for x in prefix.keys)
   zeros = jnp.zeros((B,), jnp.int32)
   return DecodeState(
-    cache=Cache(blank(B), blank(B), zeros, Prefix(blank(N), blank(N), jnp.zeros((N,), jnp.int32))),
+    cache=Cache(blank(B), blank(B), zeros, Prefix(blank(N), blank(N), jnp.zeros((N,), jnp.int32)) if N else None),
+    base=zeros,
     last=zeros,
     keys=jax.random.split(jax.random.key(0), B),
     sampling=Sampling(jnp.ones((B,), jnp.float32), jnp.ones((B,), jnp.float32), zeros, jnp.zeros((B,), jnp.float32)),
@@ -177,24 +199,24 @@ _AXES = {1: ("batch",), 2: ("batch", None), 4: ("batch", "kv_heads", None, None)
 
 def _step(params, config, state: DecodeState, stop_ids, version, truncate: bool, least: bool) -> DecodeState:
   live = state.stop == RUNNING
-  used, lane = state.cache.used, state.last.shape[0] // state.cache.prefix.lengths.shape[0]
-  positions = jnp.repeat(state.cache.prefix.lengths, lane) + used
+  used, written = state.cache.used, state.lengths
+  positions = used + _before(state.cache)
   out = decoder.apply(params, config, state.last[:, None], positions[:, None], cache=state.cache)
   logits = shard(decoder.unembed(params, config, out.hidden[:, 0]), ("batch", "vocab"))
-  uniforms = jax.vmap(samplers.token_uniform)(state.keys, used)
-  banned = (used < state.least, stop_ids) if least else None
+  uniforms = jax.vmap(samplers.token_uniform)(state.keys, written)
+  banned = (written < state.least, stop_ids) if least else None
   token, logprob, log_mass = samplers.sample(logits, uniforms, state.sampling, truncate=truncate, banned=banned)
 
-  length = used + 1
+  length = written + 1
   ended = jnp.any(token[:, None] == stop_ids[None, :], axis=-1)
   reason = jnp.where(ended, STOP_TOKEN, jnp.where(length >= state.budgets, BUDGET, RUNNING))
   columns = jnp.arange(state.record.tokens.shape[1], dtype=jnp.int32)[None]
-  here = (columns == used[:, None]) & live[:, None]
+  here = (columns == written[:, None]) & live[:, None]
   put = lambda buffer, value: jnp.where(here, jnp.broadcast_to(value[:, None], buffer.shape), buffer)
   one = jnp.ones_like(token)
   return state.replace(
     # A finished slot stays where it is: what it computes lands in the same place and is never read.
-    cache=out.cache.replace(used=jnp.where(live, length, used)),
+    cache=out.cache.replace(used=jnp.where(live, used + 1, used)),
     last=jnp.where(live, token, state.last),
     stop=jnp.where(live, reason, state.stop).astype(jnp.int32),
     record=jax.tree.map(put, state.record, Record(token, logprob, log_mass, version * one, one.astype(bool))),

@@ -1,6 +1,7 @@
 """Floor 3: what decoding carries from chunk to chunk.
 
-A slot is a row. Slots form lanes of g neighbours that read one prompt: N lanes x g = B slots. All fields are arrays, budgets
+A slot is a row. Its prompt lies in its own part of the cache, or slots form lanes of g neighbours that read one prompt in the
+prefix part: N lanes x g = B slots. All fields are arrays, budgets
 and sampling parameters too, so that one compiled program serves them all, and the whole state is donated to each program.
 B slots, T token budget of the buffers, S cache slots, R rows of one insertion.
 """
@@ -27,9 +28,10 @@ class Record:
 
 @struct.dataclass
 class DecodeState:
-  """B samples on their way. `cache.used` of them are in the cache, which is how many tokens follow the prompt's last one."""
+  """B samples on their way. The cache holds the prompt without its last token, then all that was fed."""
 
-  cache: Cache  # S slots and the lanes' prompts without their last token
+  cache: Cache  # S slots, and the lanes' prompts where they are shared
+  base: jax.Array  # [B] int32, tokens of the prompt in the slot's own part of the cache; 0 where prompts are shared
   last: jax.Array  # [B] int32, the token to feed next: the prompt's last one, then the last of `record`
   keys: jax.Array  # [B] typed PRNG keys, one a sample
   sampling: Sampling  # four arrays [B]
@@ -41,7 +43,7 @@ class DecodeState:
   @property
   def lengths(self) -> jax.Array:
     """[B] int32, tokens written after the prompt."""
-    return self.cache.used
+    return self.cache.used - self.base
 
 
 class Report(NamedTuple):

@@ -222,7 +222,7 @@ def test_a_hundred_ragged_steps_compile_each_program_once_per_bucket():
   made, widths = tiny.rollout_programs(), set()
 
   def insert(state, prefix, rows, *rest, slots, prefix_slots, **kind):
-    had = state and (state.cache.keys[0].shape, state.cache.prefix.keys[0].shape)
+    had = state and state.cache.keys[0].shape
     widths.add((had, prefix.keys[0].shape, len(rows.slot), slots, prefix_slots))
     return made.insert(state, prefix, rows, *rest, slots=slots, prefix_slots=prefix_slots, **kind)
 
@@ -234,7 +234,7 @@ def test_a_hundred_ragged_steps_compile_each_program_once_per_bucket():
       for visit in range(3 * step, 3 * step + 3):
         slots.admit(visit, tiny.tokens(visit, int(generator.integers(1, 9))), range(2))
       tiny.finish(slots, params, step)
-  # Caches of 4, 8 and 12 slots, prompts prefilled one or two at a time.
+  # Prompts of up to 8 tokens prefilled one or two at a time, with 4 to 10 tokens behind them: caches of 12, 16 and 24 slots.
   counts = {name: compiled.count(f"jit({name})") for name in ("prepare_rollout_params", "extend", "insert", "decode")}
   assert counts == {"prepare_rollout_params": 1, "extend": 2, "insert": len(widths), "decode": 3}
   assert len(compiled) == sum(counts.values())
