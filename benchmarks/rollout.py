@@ -57,7 +57,8 @@ def limits(dtype) -> tuple[float, float]:
 def decode_step(programs, params, config: ModelConfig, rows: int, positions: int, lane: int, steps: int = 16) -> float:
   """Seconds of one decode step of `rows` slots whose prompt and own part are `positions` wide together."""
   prefix, own = positions // 4, positions - positions // 4
-  shape = Shape(rows, lane, own, steps, (rows,), (max(1, rows // lane),), prefix, own, ahead=0)
+  width = own if lane > 1 else positions  # a lane's prompt lies apart
+  shape = Shape(rows, lane, own, steps, (rows,), (max(1, rows // lane),), prefix, width, ahead=0)
   engine = Engine(programs, shape, Draw(jax.random.key(0), (config.vocab_size,)))
   prompts = engine.prefill(params, [np.full(prefix, 3, np.int32)] * (rows // lane))
   engine.place(params, [Placing(slot, prompts[slot // lane], slot // lane, slot % lane) for slot in range(rows)])

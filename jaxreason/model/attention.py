@@ -14,19 +14,23 @@ import jax.numpy as jnp
 MASKED = -1e30
 
 
-def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, theta: float) -> jax.Array:
+def rotation(positions_BT: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
+  """(cos, sin) of the rotary embedding's angles, [B, T, 1, H/2] float32 each: to be made once for all layers and heads."""
+  half = head_dim // 2
+  frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  angles_BT1h = positions_BT[..., None, None].astype(jnp.float32) * frequencies[None, None, None, :]
+  return jax.lax.optimization_barrier((jnp.cos(angles_BT1h), jnp.sin(angles_BT1h)))
+
+
+def rotate(x_BTNH: jax.Array, cos_BT1h: jax.Array, sin_BT1h: jax.Array) -> jax.Array:
   """Rotary embedding with the two halves of H as pairs (the layout of Hugging Face checkpoints).
 
   Source: Su et al. 2021, section 3.2, https://arxiv.org/abs/2104.09864, which interleaves the pairs instead; the two
   differ by a permutation of H that checkpoint converters apply to the weights.
   """
-  half = x_BTNH.shape[-1] // 2
-  frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-  angles_BT1h = positions_BT[..., None, None].astype(jnp.float32) * frequencies[None, None, None, :]
-  cos, sin = jnp.cos(angles_BT1h), jnp.sin(angles_BT1h)
   first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
-  rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-  return rotated.astype(x_BTNH.dtype)
+  rotated = [first * cos_BT1h - second * sin_BT1h, second * cos_BT1h + first * sin_BT1h]
+  return jnp.concatenate(rotated, axis=-1).astype(x_BTNH.dtype)
 
 
 def sequence_mask(segments, batch: int, length: int) -> jax.Array:
@@ -49,15 +53,21 @@ def sequence_mask(segments, batch: int, length: int) -> jax.Array:
   return (causal & same)[:, None]
 
 
-def cache_mask(slots: int, used_B: jax.Array, queries: int) -> jax.Array:
-  """[B, 1, T, S] bool: query t of a row that held `used` tokens sees its first used + t + 1 slots."""
+def cache_bias(slots: int, used_B: jax.Array, queries: int) -> jax.Array:
+  """[B, 1, T, S] float32, 0 where a query looks and MASKED elsewhere: query t of a row that held `used` tokens sees its first
+  used + t + 1 slots. To be made once for all layers."""
   reach_BT = used_B[:, None] + jnp.arange(queries, dtype=jnp.int32)[None]
-  return (jnp.arange(slots, dtype=jnp.int32)[None, None] <= reach_BT[:, :, None])[:, None]
+  return _bias((jnp.arange(slots, dtype=jnp.int32)[None, None] <= reach_BT[:, :, None])[:, None])
 
 
-def prefix_mask(slots: int, lengths_N: jax.Array) -> jax.Array:
-  """[N, S] bool: the slots that hold a prompt's token."""
-  return jnp.arange(slots, dtype=jnp.int32)[None] < lengths_N[:, None]
+def prefix_bias(slots: int, lengths_P: jax.Array) -> jax.Array:
+  """[P, S] float32, 0 on the slots that hold a prompt's token and MASKED elsewhere."""
+  return _bias(jnp.arange(slots, dtype=jnp.int32)[None] < lengths_P[:, None])
+
+
+def _bias(mask):
+  # Behind a barrier, for XLA on CPU would make the mask again in every layer: that took an eighth of a decode step.
+  return jax.lax.optimization_barrier(jnp.where(mask, 0.0, MASKED).astype(jnp.float32))
 
 
 def attend(q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_B1TS: jax.Array) -> jax.Array:
@@ -67,7 +77,7 @@ def attend(q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_B1TS: j
     q_BTNH: queries; head n reads kv head n // G.
     k_BKSH: keys.
     v_BKSH: values.
-    mask_B1TS: bool, True where a query may look.
+    mask_B1TS: bool, True where a query may look, or float32 that is added to the scores.
 
   Returns:
     [B, T, N, H] in the queries' dtype.
@@ -83,7 +93,7 @@ def attend(q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_B1TS: j
 
 
 def attend_after(
-  q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_B1TS: jax.Array, k_PKSH, v_PKSH, mask_PS: jax.Array
+  q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_B1TS: jax.Array, k_PKSH, v_PKSH, bias_PS: jax.Array
 ) -> jax.Array:
   """`attend` over a prefix and a row's own keys: one softmax over both, and the prompt's keys are read once for all its rows.
 
@@ -92,17 +102,17 @@ def attend_after(
     k_BKSH: the rows' own keys; v_BKSH and mask_B1TS as in `attend`.
     k_PKSH: keys of P prompts.
     v_PKSH: values of P prompts.
-    mask_PS: bool, the slots that hold a token. All queries see all of them.
+    bias_PS: of `prefix_bias`. All queries see all of a prompt.
 
   Returns:
     [B, T, N, H] in the queries' dtype.
   """
-  P, S = mask_PS.shape
+  P, S = bias_PS.shape
   q_BKRH = _by_kv_head(q_BTNH, k_BKSH.shape[1])
   B, K, R, _ = q_BKRH.shape
   lanes = lambda x_BKR_: jnp.swapaxes(x_BKR_.reshape(P, B // P, K, R, -1), 1, 2).reshape(P, K, B // P * R, -1)
   rows = lambda x_PKR_: jnp.swapaxes(x_PKR_.reshape(P, K, B // P, R, -1), 1, 2).reshape(B, K, R, -1)
-  before = rows(jnp.where(mask_PS[:, None, None], _scores(lanes(q_BKRH), k_PKSH), MASKED))
+  before = rows(_scores(lanes(q_BKRH), k_PKSH) + bias_PS[:, None, None])
   scores = jnp.concatenate([before, _masked(_scores(q_BKRH, k_BKSH), mask_B1TS[:, :, None])], axis=-1)
   probabilities = jax.nn.softmax(scores, axis=-1).astype(q_BTNH.dtype)
   attended = rows(_weighed(lanes(probabilities[..., :S]), v_PKSH)) + _weighed(probabilities[..., S:], v_BKSH)
@@ -129,7 +139,10 @@ def _masked(scores_BKRS, mask_B11TS):
   """Scores of kv heads' rows, masked by query."""
   B, K, R, S = scores_BKRS.shape
   T = mask_B11TS.shape[3]
-  return jnp.where(mask_B11TS, scores_BKRS.reshape(B, K, R // T, T, S), MASKED).reshape(B, K, R, S)
+  scores_BKGTS = scores_BKRS.reshape(B, K, R // T, T, S)
+  if mask_B11TS.dtype != bool:
+    return (scores_BKGTS + mask_B11TS).reshape(B, K, R, S)
+  return jnp.where(mask_B11TS, scores_BKGTS, MASKED).reshape(B, K, R, S)
 
 
 def _weighed(probabilities_BKRS, v_BKSH):

@@ -37,8 +37,8 @@ def attend_decode(
   """softmax(q [prefix keys, keys]ᵀ / √H) [prefix values, values], one softmax over both parts.
 
   What lies beyond the valid slots has weight zero, exactly. The Pallas kernels do not let NaN through from there either;
-  "einsum" multiplies it by that zero, so its values must be finite there. They are in a cache that begins with zeros and
-  holds what a model wrote; to clear them at each step takes a copy of the values on CPU and GPU.
+  "einsum" multiplies values by that zero and adds a large number to scores, so both must be of usual size there. They are in a
+  cache that begins with zeros and holds what a model wrote; to clear it at each step takes a copy of it on CPU and GPU.
 
   Args:
     q_BNH: queries; head n reads kv head n // G.
@@ -187,12 +187,12 @@ def _merged(parts) -> jax.Array:
 
 
 def _einsum(q_BNH, keys_BKSH, values_BKSH, lengths_B, *prefix):
-  mask = attention.cache_mask(keys_BKSH.shape[2], lengths_B - 1, 1)
+  bias = attention.cache_bias(keys_BKSH.shape[2], lengths_B - 1, 1)
   if not prefix:
-    return attention.attend(q_BNH[:, None], keys_BKSH, values_BKSH, mask)[:, 0]
+    return attention.attend(q_BNH[:, None], keys_BKSH, values_BKSH, bias)[:, 0]
   prefix_keys, prefix_values, lengths_P = prefix
-  held = attention.prefix_mask(prefix_keys.shape[2], lengths_P)
-  return attention.attend_after(q_BNH[:, None], keys_BKSH, values_BKSH, mask, prefix_keys, prefix_values, held)[:, 0]
+  before = attention.prefix_bias(prefix_keys.shape[2], lengths_P)
+  return attention.attend_after(q_BNH[:, None], keys_BKSH, values_BKSH, bias, prefix_keys, prefix_values, before)[:, 0]
 
 
 def _by_kv_head(q_BNH, kv_heads):

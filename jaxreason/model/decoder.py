@@ -8,6 +8,7 @@ Without a cache the stacked blocks run under `lax.scan`; with one, the layers ru
 arrays. Both call the same `_block`. B sequences, T tokens, D embed, N heads, K kv heads, H head dim, F mlp, V vocab.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -61,18 +62,21 @@ def apply(params: Params, config: ModelConfig, tokens, positions, *, segments=No
   if routing is not None:
     raise UserError("decoder.apply got routing for a dense model; leave routing=None")
   x = shard(embed(params, config, tokens), ("batch", "length", "embed"))
+  turn = attention.rotation(positions, config.head_dim, config.rope_theta)
   if cache is None:
     mask = attention.sequence_mask(segments, *tokens.shape)
-    x = _run_blocks(params.blocks, config, x, positions, mask)
+    x = _run_blocks(params.blocks, config, x, turn, mask)
   else:
-    x, cache = _run_with_cache(params.blocks, config, x, positions, cache)
+    x, cache = _run_with_cache(params.blocks, config, x, turn, cache)
   return Output(hidden=rms_norm(x, params.final_norm, config.norm_eps), cache=cache, aux=None)
 
 
 def unembed(params: Params, config: ModelConfig, hidden) -> jax.Array:
   """Logits [..., V] in float32 from hidden states [..., D]."""
-  matrix = head(params).astype(config.compute_dtype)
-  return jnp.einsum("...d,vd->...v", hidden.astype(config.compute_dtype), matrix, preferred_element_type=jnp.float32)
+  hidden, matrix = hidden.astype(config.compute_dtype), head(params).astype(config.compute_dtype)
+  if hidden.ndim == 2:
+    return _project(hidden[:, None], matrix, matrix.dtype)[:, 0]
+  return jnp.einsum("...d,vd->...v", hidden, matrix, preferred_element_type=jnp.float32)
 
 
 def head(params: Params) -> jax.Array:
@@ -98,10 +102,10 @@ def layer(blocks: Block | tuple[Block, ...], index: int) -> Block:
   return blocks[index] if isinstance(blocks, tuple) else jax.tree.map(lambda leaf: leaf[index], blocks)
 
 
-def _run_blocks(blocks, config, x, positions, mask):
+def _run_blocks(blocks, config, x, turn, mask):
   def body(x, block):
     return _block(
-      block, config, x, positions, lambda q, k, v: (attention.attend(q, _heads_first(k), _heads_first(v), mask), None)
+      block, config, x, turn, lambda q, k, v: (attention.attend(q, _heads_first(k), _heads_first(v), mask), None)
     )
 
   if config.remat == "block":
@@ -113,48 +117,47 @@ def _run_blocks(blocks, config, x, positions, mask):
   return jax.lax.scan(body, x, blocks)[0]
 
 
-def _run_with_cache(blocks, config, x, positions, cache):
-  put_and_attend = _of_one_query if positions.shape[1] == 1 and config.decode_kernel != "einsum" else _of_queries
-  keys, values = [], []
-  for index in range(config.layers):
-    x, (key, value) = _block(layer(blocks, index), config, x, positions, put_and_attend(config, cache, index))
+def _run_with_cache(blocks, config, x, turn, cache):
+  T, keys, values = x.shape[1], [], []
+  layers = _of_one_query(config, cache) if T == 1 and config.decode_kernel != "einsum" else _of_queries(cache, T)
+  for index, attend in enumerate(layers):
+    x, (key, value) = _block(layer(blocks, index), config, x, turn, attend)
     keys.append(key)
     values.append(value)
-  return x, cache.replace(keys=tuple(keys), values=tuple(values), used=cache.used + positions.shape[1])
+  return x, cache.replace(keys=tuple(keys), values=tuple(values), used=cache.used + T)
 
 
-def _of_queries(config, cache: caches.Cache, index: int):
-  """`attend` of a layer for any number of queries a row, plain XLA."""
-  prefix, slots = cache.prefix, cache.keys[index].shape[2]
+def _of_queries(cache: caches.Cache, queries: int):
+  """`attend` of each layer for any number of queries a row, plain XLA."""
+  prefix = cache.prefix
+  bias = attention.cache_bias(cache.keys[0].shape[2], cache.used, queries)
+  before = prefix and attention.prefix_bias(prefix.keys[0].shape[2], prefix.lengths)
 
-  def attend(q, k, v):
-    mask = attention.cache_mask(slots, cache.used, q.shape[1])
+  def attend(q, k, v, index):
     key = caches.write(cache.keys[index], _heads_first(k), cache.used)
     value = caches.write(cache.values[index], _heads_first(v), cache.used)
     if prefix is None:
-      return attention.attend(q, key, value, mask), (key, value)
-    held = attention.prefix_mask(prefix.keys[index].shape[2], prefix.lengths)
-    return attention.attend_after(q, key, value, mask, prefix.keys[index], prefix.values[index], held), (key, value)
+      return attention.attend(q, key, value, bias), (key, value)
+    return attention.attend_after(q, key, value, bias, prefix.keys[index], prefix.values[index], before), (key, value)
 
-  return attend
+  return [functools.partial(attend, index=index) for index in range(len(cache.keys))]
 
 
-def _of_one_query(config, cache: caches.Cache, index: int):
-  """`attend` of a layer for one query a row, by the configuration's kernel."""
+def _of_one_query(config, cache: caches.Cache):
+  """`attend` of each layer for one query a row, by the configuration's kernel."""
   kernel, prefix = config.decode_kernel, cache.prefix
-  shared = (prefix.keys[index], prefix.values[index], prefix.lengths) if prefix else (None, None, None)
-
   # A row that is done may be full: what it writes over then is never read.
-  at = jnp.minimum(cache.used, cache.keys[index].shape[2] - 1)
+  at = jnp.minimum(cache.used, cache.keys[0].shape[2] - 1)
 
-  def attend(q, k, v):
+  def attend(q, k, v, index):
     key, value = write_decode(cache.keys[index], cache.values[index], k[:, 0], v[:, 0], at, kernel=kernel)
+    shared = (prefix.keys[index], prefix.values[index], prefix.lengths) if prefix else ()
     return attend_decode(q[:, 0], key, value, at + 1, *shared, kernel=kernel)[:, None], (key, value)
 
-  return attend
+  return [functools.partial(attend, index=index) for index in range(len(cache.keys))]
 
 
-def _block(block: Block, config: ModelConfig, x, positions, attend):
+def _block(block: Block, config: ModelConfig, x, turn, attend):
   """One pre-norm block; `attend(q, k, v) -> (attended, kept)` decides where keys and values live."""
   dtype = jnp.dtype(config.compute_dtype)
 
@@ -162,7 +165,7 @@ def _block(block: Block, config: ModelConfig, x, positions, attend):
   q, k, v = _query_key_value(block, config, h, dtype)
   if config.qk_norm:
     q, k = rms_norm(q, block.query_norm, config.norm_eps), rms_norm(k, block.key_norm, config.norm_eps)
-  q, k = (attention.rotate(part, positions, config.rope_theta) for part in (q, k))
+  q, k = (attention.rotate(part, *turn) for part in (q, k))
   attended, kept = attend(q, k, v)
   x = x + _project(attended.reshape(*x.shape[:2], -1), block.output.reshape(config.embed, -1), dtype).astype(dtype)
 

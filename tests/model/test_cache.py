@@ -36,7 +36,7 @@ def test_writing_keeps_the_dtype_of_the_cache():
 
 
 def test_a_query_sees_what_its_row_holds_and_what_comes_with_it():
-  got = attention.cache_mask(5, jnp.asarray([0, 2]), 2)
+  got = attention.cache_bias(5, jnp.asarray([0, 2]), 2) == 0
   np.testing.assert_array_equal(got[0, 0], [[True] + 4 * [False], 2 * [True] + 3 * [False]])
   np.testing.assert_array_equal(got[1, 0], [3 * [True] + 2 * [False], 4 * [True] + [False]])
 
@@ -50,11 +50,11 @@ def test_a_prefix_is_read_as_if_each_row_had_its_own_copy(g):
   q, k, v = draw(P * g, T, 4, H), draw(P * g, K, S, H), draw(P * g, K, S, H)
   before, lengths = (draw(P, K, 4, H), draw(P, K, 4, H)), np.array([4, 0, 2])
   used = generator.integers(0, S - T + 1, P * g)
-  mask = attention.cache_mask(S, jnp.asarray(used), T)
-  got = attention.attend_after(q, k, v, mask, *before, attention.prefix_mask(4, jnp.asarray(lengths)))
+  bias = attention.cache_bias(S, jnp.asarray(used), T)
+  got = attention.attend_after(q, k, v, bias, *before, attention.prefix_bias(4, jnp.asarray(lengths)))
   for row in range(P * g):
     held = lambda prefix, own, row=row: np.concatenate([prefix[row // g][:, : lengths[row // g]], own[row]], 1)[None]
-    seen = np.pad(np.asarray(mask[row]), ((0, 0), (0, 0), (lengths[row // g], 0)), constant_values=True)[None]
+    seen = np.pad(np.asarray(bias[row] == 0), ((0, 0), (0, 0), (lengths[row // g], 0)), constant_values=True)[None]
     expected = attention.attend(q[row][None], held(before[0], k), held(before[1], v), seen)
     np.testing.assert_allclose(got[row], expected[0], rtol=1e-5, atol=1e-6)
 
