@@ -78,7 +78,9 @@ def farthest(ours, prompts, found) -> float:
 
 
 @pytest.mark.parametrize(
-  ("slots", "lane", "refresh_at"), [(8, 1, None), (8, 2, None), (4, 1, None), (8, 1, 3)], ids=["copies", "lanes", "refill", "refresh"]
+  ("slots", "lane", "refresh_at"),
+  [(8, 1, None), (8, 2, None), (4, 1, None), (8, 1, 3)],
+  ids=["copies", "lanes", "refill", "refresh"],
 )
 def test_recorded_logprobs_are_the_training_paths(ours, prompts, programs, slots, lane, refresh_at):
   found = rolled(programs, ours[0], prompts, slots=slots, lane=lane, refresh_at=refresh_at)
