@@ -18,7 +18,7 @@ from jaxreason.rollout.config import Shape
 from jaxreason.rollout.engine import Draw
 from jaxreason.rollout.slots import Name, Slots, Written
 
-TP, T, WIDE = 9, 14, 32  # the longest prompt, the budget, columns that hold both and more
+TP, T, WIDE = 9, 14, 64  # the longest prompt, the budget, columns that hold both and more
 ROOT = jax.random.key(11)
 STOPS = (tiny.STOP, 12)
 CLOSE = 1e-5  # of log-probs and of the draws' distance from a boundary, float32

@@ -112,7 +112,7 @@ def test_eight_devices_change_no_token_without_a_reason(sizes, lane):
   with jax.set_mesh(mesh):
     made = build.rollout_programs(tiny.CONFIG)
     params = made.prepare(jax.device_put(tiny.params(), weights.shardings(tiny.CONFIG, mesh)))
-    sizes = drawn.shape(32, lane=lane, chunk=5, insert=(8, 32), prefill=(8,), bucket=8, ahead=1)
+    sizes = drawn.shape(32, lane=lane, chunk=5, insert=(8, 32), prefill=(8,), bucket=8)
     found = drawn.drawn(MANY, sizes, programs=made, params=params)
   assert drawn.check_explained(found, many(), MANY) <= 3
   assert drawn.check(found, MANY) > 3000
