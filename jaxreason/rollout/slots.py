@@ -144,18 +144,12 @@ class Slots:
       self._names[slot] = None
 
   def reply(self, ended: Written, prompt: Sequence[int], tokens: Sequence[int], budget: int | None = None) -> None:
-    """Lets a sample that ended a turn go on behind tokens which it did not write; the caller sees that its budget has room.
-
-    Args:
-      ended: as it was told.
-      prompt: its token ids.
-      tokens: at least one.
-      budget: its own, if it has fewer tokens than the shape's.
+    """Lets a sample that ended a turn go on behind `tokens`, which it did not write; the caller sees that its budget, its own
+    or the shape's, has room for them and one more.
     """
-    said = Record(np.asarray(tokens, np.int32), *(np.zeros(len(tokens), dtype) for dtype in (float, float, int, bool)))
-    record = jax.tree.map(lambda had, more: np.concatenate([had, more.astype(had.dtype)]), ended.record, said)
-    going = ended._replace(stop=RUNNING, record=record)
-    slot = self._ended.get(ended.name)
+    said = Record(tokens, *4 * [np.zeros(len(tokens))])
+    record = jax.tree.map(lambda had, more: np.append(had, np.asarray(more, had.dtype)), ended.record, said)
+    going, slot = ended._replace(stop=RUNNING, record=record), self._ended.get(ended.name)
     if slot is not None and ended.stop != STOP_STRING:
       del self._ended[ended.name]
       self._said[slot], self._seen[slot] = (going, len(tokens)), len(record.tokens)
@@ -181,10 +175,7 @@ class Slots:
     return ended, going
 
   def unload(self) -> None:
-    """Takes all samples that have written something out of slots and line, and gives the device's memory back.
-
-    See `so_far` before. What has not begun stays in line.
-    """
+    """Takes all samples that have begun (see `so_far` before) out of slots and line, and gives the device's memory back."""
     self._engine.clear()
     for prompt in self._line:
       prompt.left = collections.deque(sample for sample in prompt.left if sample not in prompt.written)

@@ -18,7 +18,8 @@ def mark(*texts: str) -> int:
 
 def mood(response: str, answer: str) -> str:
   number = mark(response, answer) % 5000
-  return {0: "hang", 1: "die", 2: "die"}.get(number, "raise" if number < 60 else "late" if number < 300 else "calm")
+  least = {"hang": 9, "die": 20, "raise": 90, "late": 300, "calm": 5000}
+  return next(name for name, below in least.items() if number < below)
 
 
 def judge(response, answer=""):

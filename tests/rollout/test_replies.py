@@ -102,10 +102,8 @@ def test_a_dialogue_is_the_policys_and_the_environments_words():
 
 
 WAYS = {
-  "others go on": dict(wait=3),
-  "in a narrow cache": dict(wait=4, count=2, chunk=1, bucket=2, prompt=8),
-  "in narrow lanes": dict(wait=4, count=4, lane=2, chunk=1, bucket=2, prompt=16),
-  "one token a chunk": dict(wait=2, count=5, chunk=1, bucket=8, ahead=1, prompt=16),
+  "in a narrow cache": dict(wait=4, count=2, chunk=1, bucket=4, prompt=16),
+  "in narrow lanes": dict(wait=4, count=4, lane=2, chunk=1, bucket=4, prompt=16),
   "in lanes": dict(wait=2, lane=4, ahead=1, bucket=16),
   "ahead": dict(wait=1, ahead=1, count=16, insert=(3, 16), prompt=8),
   "slots given up": dict(give_up=True, wait=2, bucket=32),
@@ -139,7 +137,7 @@ def test_a_dialogue_is_the_same_on_a_mesh(give_up):
 def test_a_long_sample_that_waits_for_its_reply_keeps_its_keys_while_short_ones_come_and_go(lane):
   """The cache is as wide as the live samples need; one that waits is not live, and needs what it has."""
   prompt, others = tiny.tokens(5, 3), drawn.prompts_of(6, seed=3, longest=3)
-  slots = drawn.opened(sizes(count=2 * lane, lane=lane, chunk=2, bucket=2), least=20, stop_ids=STOPS)
+  slots = drawn.opened(sizes(count=2 * lane, lane=lane, chunk=2, bucket=8), least=20, stop_ids=STOPS)
   slots.admit(1, prompt, [0])
   (first,) = [written for written in _until_told(slots) if written.stop == STOP_TOKEN]
   for visit, tokens in others.items():

@@ -1,4 +1,4 @@
-"""Laws of restoring: a sample that is taken out and put back goes on as if nothing had been, under its new weights if they are."""
+"""Laws of restoring: a sample that is taken out and put back goes on as if nothing had been, under the weights of the day."""
 
 import functools
 
@@ -105,7 +105,7 @@ def test_after_a_refresh_all_that_is_written_is_the_new_policys(kind):
 
 
 def test_without_a_refresh_a_sample_goes_on_with_the_keys_it_has():
-  """Under new weights, on the old keys: its numbers are neither policy's. The check would see a cache that was not made anew."""
+  """Under new weights, on the old keys: its numbers are neither policy's. The check sees it."""
   slots = admitted(drawn.opened(drawn.shape(count=40, budget=30), stop_ids=STOPS))
   drawn.finish(slots, drawn.prepared(), chunks=2)
   found = drawn.finish(slots, drawn.prepared(seed=1), version=1)
@@ -117,7 +117,7 @@ def test_without_a_refresh_a_sample_goes_on_with_the_keys_it_has():
 @pytest.mark.parametrize("give_up", [False, True])
 @pytest.mark.parametrize("unload", [False, True])
 def test_a_reply_that_was_not_fed_yet_is_not_lost(ahead, give_up, unload):
-  """Looked at between a reply and the next chunk, a sample is behind the reply, in its slot or in line; and no one ends twice."""
+  """Looked at between a reply and the next chunk, a sample is behind it, in its slot or in line; none ends twice."""
   said, found, behind = test_replies, {}, 0
   slots = drawn.opened(said.sizes(count=6, ahead=ahead), stop_ids=said.STOPS)
   for visit, prompt in said.PROMPTS.items():

@@ -1,4 +1,4 @@
-"""Laws of stop strings: a sample ends exactly where one is complete, wherever the chunks' borders are, and nobody else sees it."""
+"""Laws of stop strings: a sample ends exactly where one is complete, wherever chunks end, and nobody else sees it."""
 
 import functools
 import itertools
