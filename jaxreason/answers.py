@@ -218,12 +218,12 @@ class Answers:
       return
     dialogue.rewards.append(turn.reward)
     said = self._tokenizer.reply(turn.text) if finished(written) and not turn.done else ()
-    length = len(written.record.tokens) + len(said)
-    if not said or length >= self._turns.budget:
+    length, budget = len(written.record.tokens) + len(said), group.budgets.get(written.sample)
+    if not said or length >= (budget or self._turns.budget):
       self._end(group, written, future, self._dialogues.pop(written.name))
       return
     dialogue.read = length
-    self._slots.reply(written, group.prompt, said)
+    self._slots.reply(written, group.prompt, said, budget)
 
   def _end(self, group: Group, written: Written, judged: Future, dialogue: Dialogue | None) -> None:
     self._slots.release(written.name)
