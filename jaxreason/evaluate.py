@@ -9,9 +9,10 @@ import math
 import jax
 import numpy as np
 
-from jaxreason.answers import Group, Sample, open_answers
+from jaxreason.answers import open_answers
 from jaxreason.build import Run, rollout_shape
 from jaxreason.data.prompts import pack_prompts
+from jaxreason.groups import Group, Sample
 from jaxreason.rewards.pool import VerifierPool
 from jaxreason.rollout_numbers import check_judged, manners
 
