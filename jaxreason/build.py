@@ -94,6 +94,7 @@ def read(settings: RunSettings) -> Parts:
   config = model_config(settings, tokenizer)
   if settings.model.source:
     checks.check_positions(settings, config.max_positions)
+  checks.check_environment(settings, tokenizer)
   checks.check_lengths(settings, rows, tokenizer)
   return Parts(settings, rows, tokenizer, config, teacher_config(settings, tokenizer))
 

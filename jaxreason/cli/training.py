@@ -37,7 +37,7 @@ from jaxreason.train import train
 # What --debug makes of a run: each setting is lowered to this, never raised.
 SMALL = {
   "data.train_rows": 200, "sft.steps": 4, "sft.batch": 8, "train.steps": 3, "rewards.workers": 1,
-  "rollout.prompts": 4, "rollout.group": 4, "rollout.max_new_tokens": 32,
+  "rollout.prompts": 4, "rollout.group": 4, "rollout.slots": 16, "rollout.max_new_tokens": 32, "rollout.min_new_tokens": 32,
   "evaluation.problems": 8, "evaluation.samples": 2, "evaluation.every": 0, "evaluation.show": 2,
 }  # fmt: skip
 # And what it sets: one device, and nothing cut in parts.
