@@ -5,77 +5,24 @@ ended, with their verdicts. While the device decodes the next chunk, the verifie
 says what comes next. G samples of each prompt.
 """
 
-import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import NamedTuple
 
-import numpy as np
-
 from jaxreason.build import Run
+from jaxreason.data.stops import stop_finder
 from jaxreason.data.tokenizer import Tokenizer
 from jaxreason.environments import ENVIRONMENTS
-from jaxreason.records import RUNNING, STOP_STRING, STOP_TOKEN
+from jaxreason.errors import UserError
+from jaxreason.groups import Dialogue, Ended, Group, Sample, Turns, cut_off, finished, item, of_dialogue
+from jaxreason.records import RUNNING, STOP_STRING
 from jaxreason.rewards.pool import VerifierPool
 from jaxreason.rewards.turn import Turn
-from jaxreason.rewards.verdict import Verdict
 from jaxreason.rollout.config import Shape
 from jaxreason.rollout.engine import Draw
-from jaxreason.rollout.slots import Cut, Name, Slots, Written
+from jaxreason.rollout.slots import Name, Slots, Written
 from jaxreason.settings import RunSettings
-
-
-class Sample(NamedTuple):
-  """One finished response and what was said of it."""
-
-  row: dict
-  response: str
-  finished: bool  # ended by a stop token or string, not cut off by its budget
-  tokens: int  # that the policy wrote
-  verdict: Verdict
-  reward: float | None = None  # what is trained on; None where it could not be judged
-  turns: int = 1
-  written: Written | None = None
-
-
-class Turns(NamedTuple):
-  """How a dialogue goes on."""
-
-  environment: str  # the pool's name for it
-  discount: float  # γ of the rewards of later turns
-  budget: int  # tokens of all turns and what is said between them
-
-
-@dataclasses.dataclass
-class Dialogue:
-  """Where a sample of several turns has got to."""
-
-  state: dict | None = None  # the environment's; None before the first step
-  rewards: list[float | None] = dataclasses.field(default_factory=list)
-  read: int = 0  # tokens that the environment has seen or said
-
-
-class Ended(NamedTuple):
-  """A sample that nobody writes any more."""
-
-  written: Written
-  judged: Future  # of a Verdict, or of the environment's last Turn
-  dialogue: Dialogue | None
-
-
-@dataclasses.dataclass
-class Group:
-  """A prompt and its samples, some of which may still be on their way."""
-
-  visit: int
-  row: dict
-  prompt: np.ndarray  # [n] int32
-  size: int  # G
-  begun: int  # updates the policy had seen when it was admitted
-  ended: dict[int, Ended] = dataclasses.field(default_factory=dict)  # by sample
-  whole_at: int | None = None  # the chunk after which all had ended
-  budgets: dict[int, int] = dataclasses.field(default_factory=dict)  # tokens of samples that have fewer than the others
 
 
 class Work(NamedTuple):
@@ -120,14 +67,13 @@ class Answers:
       dialogues: of its samples.
     """
     self.groups[group.visit] = group
-    if len(group.ended) == group.size:
-      group.whole_at = self._chunks
+    self._whole(group)
     self._dialogues |= {(group.visit, sample): dialogue for sample, dialogue in (dialogues or {}).items()}
     running, stopped = ([one for one in written if (one.stop == RUNNING) is runs] for runs in (True, False))
     elsewhere = group.ended.keys() | {one.sample for one in stopped}
     left = [sample for sample in range(group.size) if sample not in elsewhere]
     if left:
-      self._slots.admit(group.visit, group.prompt, left, running, group.budgets)
+      self._admit(group, left, running)
     for one in stopped:
       self._on_ended(one)
 
@@ -156,9 +102,8 @@ class Answers:
     for written in self._slots.chunk(params, version):
       self._on_ended(written)
     if self._steps:
-      nothing_else = not (self._slots.running or self._slots.waiting)
       began = time.perf_counter()
-      done, _ = wait(self._steps, timeout=None if nothing_else else 0, return_when=FIRST_COMPLETED)
+      done, _ = wait(self._steps, timeout=0 if self._slots.running else None, return_when=FIRST_COMPLETED)
       self._waited += time.perf_counter() - began
       for future in [future for future in self._steps if future in done]:
         self._on_step(self._steps.pop(future), future)
@@ -173,8 +118,7 @@ class Answers:
 
   def so_far(self) -> tuple[list[Written], dict[Name, Dialogue]]:
     """(what samples on their way have written, where their dialogues have got to): with `groups`, all that there is."""
-    running = self._look()
-    return running + list(self._steps.values()), self._dialogues
+    return [*self._look(), *self._steps.values()], self._dialogues
 
   def refresh(self) -> None:
     """Lets every sample begin again behind what it has written, with keys and values of the parameters to come."""
@@ -182,14 +126,17 @@ class Answers:
     self._slots.unload()
     for visit in dict.fromkeys(one.visit for one in running):
       of_prompt = [one for one in running if one.visit == visit]
-      group = self.groups[visit]
-      self._slots.admit(visit, group.prompt, [one.sample for one in of_prompt], of_prompt, group.budgets)
+      self._admit(self.groups[visit], [one.sample for one in of_prompt], of_prompt)
 
   def unload(self) -> None:
     """Gives the device's memory back, where nothing is on its way."""
     self._slots.unload()
 
+  def _admit(self, group: Group, samples: Sequence[int], written: Sequence[Written]) -> None:
+    self._slots.admit(group.visit, group.prompt, samples, written, group.budgets)
+
   def _look(self) -> list[Written]:
+    """What the samples that nobody waits for have written, those included that stand in line behind it."""
     ended, running = self._slots.so_far()
     for written in ended:
       self._on_ended(written)
@@ -217,18 +164,29 @@ class Answers:
       self._on_ended(written)
       return
     dialogue.rewards.append(turn.reward)
-    said = self._tokenizer.reply(turn.text) if finished(written) and not turn.done else ()
-    length, budget = len(written.record.tokens) + len(said), group.budgets.get(written.sample)
-    if not said or length >= (budget or self._turns.budget):
+    said = None if turn.done or not finished(written) else self._said(written, turn)
+    length, budget = len(written.record.tokens) + len(said or ()), group.budgets.get(written.sample)
+    if said is None or length >= (budget or self._turns.budget):
       self._end(group, written, future, self._dialogues.pop(written.name))
       return
     dialogue.read = length
     self._slots.reply(written, group.prompt, said, budget)
 
+  def _said(self, written: Written, turn: Turn) -> list[int]:
+    """What follows a turn: a stop token where a text ended it, and the environment's words."""
+    stop = self._tokenizer.stop_ids[:1] if written.stop == STOP_STRING else ()
+    try:
+      return [*stop, *self._tokenizer.reply(turn.text)]
+    except UserError as error:
+      raise UserError(f"environment {self._turns.environment!r} said what the tokenizer cannot write: {error}") from error
+
   def _end(self, group: Group, written: Written, judged: Future, dialogue: Dialogue | None) -> None:
     self._slots.release(written.name)
     group.ended[written.sample] = Ended(written, judged, dialogue)
-    if len(group.ended) == group.size:
+    self._whole(group)
+
+  def _whole(self, group: Group) -> None:
+    if len(group.ended) == group.size and group.whole_at is None:
       group.whole_at = self._chunks
 
   def _text(self, written: Written) -> str:
@@ -248,11 +206,13 @@ class Answers:
 
 
 def pool_of(settings: RunSettings) -> VerifierPool:
-  """The pool that a run's settings ask for, with the environments that come with the library."""
-  rewards = settings.rewards
+  """The pool that a run's settings ask for, with the environments that come with the library and the run's own."""
+  rewards, name = settings.rewards, settings.rollout.environment
+  own = {name: name} if name and name not in ENVIRONMENTS else {}
   return VerifierPool(
-    workers=rewards.workers or None, deadline_s=rewards.deadline_s, memory_mb=rewards.memory_mb, environments=ENVIRONMENTS
-  )
+    workers=rewards.workers or None, deadline_s=rewards.deadline_s, memory_mb=rewards.memory_mb,
+    environments=ENVIRONMENTS | own,
+  )  # fmt: skip
 
 
 def open_answers(run: Run, pool: VerifierPool, root, shape: Shape, *, temperature: float) -> Answers:
@@ -262,7 +222,7 @@ def open_answers(run: Run, pool: VerifierPool, root, shape: Shape, *, temperatur
     run: programs, tokenizer and settings.
     pool: open.
     root: typed PRNG key.
-    shape: of `build.rollout_shape`.
+    shape: of `rollout_plan.rollout_shape`.
     temperature: 0 for argmax, without truncation; else with the settings' top-p, top-k and min-p.
   """
   chosen = run.settings.rollout
@@ -273,47 +233,3 @@ def open_answers(run: Run, pool: VerifierPool, root, shape: Shape, *, temperatur
     Slots(run.programs.rollout, shape, draw, stop_finder(run.tokenizer, chosen.stops)), pool, run.tokenizer,
     turns=turns, require_finished=run.settings.rewards.require_finished,
   )  # fmt: skip
-
-
-def finished(written: Written) -> bool:
-  """Whether the policy ended it, not its budget."""
-  return written.stop in (STOP_TOKEN, STOP_STRING)
-
-
-def of_dialogue(rewards: Sequence[float | None], last: Turn) -> Verdict:
-  """The verdict on a whole dialogue: without one on each of its turns there is none; right if any turn earned something."""
-  if None in rewards:
-    return Verdict(None, "infra_error", detail=last.detail)
-  total = min(1.0, sum(rewards))
-  status = "correct" if total > 0 else last.status if last.status in ("unparsable", "limit") else "wrong"
-  return Verdict(total, status, detail=last.detail)
-
-
-def item(row: dict, response: str, finished: bool) -> dict:
-  """What the verifier pool is asked: the row's answer and verifier, and the response."""
-  return {"verifier": row["verifier"], "response": response, "answer": row["answer"], "finished": finished}
-
-
-def cut_off(verdict: Verdict) -> Verdict:
-  """The verdict on a sample that its budget ended: wrong, whatever it says; its manner is still counted."""
-  return Verdict(0.0, "wrong", detail="cut off by its token budget", parts=verdict.parts)
-
-
-def stop_finder(tokenizer: Tokenizer, stops: Sequence[str]) -> Cut | None:
-  """Finds where the first of some texts ends in a sample's tokens; None without texts.
-
-  A text of n bytes lies in at most n tokens, so only the last n before what is new are looked at again.
-  """
-  if not stops:
-    return None
-  reach = max(len(stop.encode()) for stop in stops)
-
-  def cut(tokens: np.ndarray, seen: int) -> int | None:
-    first = max(0, seen - reach)
-    count = lambda end: sum(tokenizer.decode(tokens[first:end].tolist()).count(stop) for stop in stops)
-    before = count(seen)
-    if count(len(tokens)) <= before:
-      return None
-    return next((end for end in range(seen + 1, len(tokens) + 1) if count(end) > before), None)
-
-  return cut

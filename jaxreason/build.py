@@ -6,7 +6,6 @@ their shardings and donations bound. `read` checks all that can be checked witho
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxreason import assemble as assembly
-from jaxreason import checks, critic, optimizer, packing, sharding, tasks
+from jaxreason import checks, critic, optimizer, packing, rollout_plan, sharding, tasks
 from jaxreason import objective as objectives
 from jaxreason import update as updates
 from jaxreason.data import tokenizer as tokenizers
@@ -24,12 +23,10 @@ from jaxreason.data.characters import FILE as CHARACTERS_FILE
 from jaxreason.data.characters import characters, load_characters
 from jaxreason.data.tokenizer import Tokenizer
 from jaxreason.errors import UserError
-from jaxreason.model import decode_attention, weights
+from jaxreason.model import weights
 from jaxreason.model.config import ModelConfig
 from jaxreason.objective import SFT, Objective
 from jaxreason.records import Layout, TrainState
-from jaxreason.rollout import prepare, programs
-from jaxreason.rollout.config import Shape, shape_of
 from jaxreason.rollout.engine import RolloutPrograms
 from jaxreason.settings import RunSettings
 from jaxreason.tasks import Rows
@@ -94,6 +91,7 @@ def read(settings: RunSettings) -> Parts:
   config = model_config(settings, tokenizer)
   if settings.model.source:
     checks.check_positions(settings, config.max_positions)
+  checks.check_environment(settings, tokenizer)
   checks.check_lengths(settings, rows, tokenizer)
   return Parts(settings, rows, tokenizer, config, teacher_config(settings, tokenizer))
 
@@ -298,7 +296,7 @@ def compile_programs(settings: RunSettings, config: ModelConfig, mesh, teacher: 
     updates.with_values, config=config, objective=settings.objective, micro_batches=micro_batches
   )
   return Programs(
-    rollout=rollout_programs(dataclasses.replace(config, decode_kernel=decode_kernel(settings, config, mesh)[0])),
+    rollout=rollout_plan.programs_for(settings, config, mesh),
     assemble=jit(functools.partial(assembly.assemble, objective=settings.objective), static_argnames="width"),
     reference=jit(reference),
     teacher=teacher and jit(functools.partial(updates.with_teacher, config=teacher, **shape)),
@@ -307,60 +305,4 @@ def compile_programs(settings: RunSettings, config: ModelConfig, mesh, teacher: 
     update=step("train", micro_batches),
     start_sft=start("sft"),
     start_rl=start("train"),
-  )
-
-
-def rollout_shape(settings: RunSettings, mesh, *, group: int, samples: int | None) -> Shape:
-  """The sizes of a rollout of groups of `group`, `samples` in all or without end (None).
-
-  One chunk is dispatched before the last is looked at where the device works while the host looks; a CPU is both.
-  """
-  chosen = settings.rollout
-  slots = min(chosen.slots or chosen.prompts * chosen.group, samples or math.inf)
-  ahead = 0 if mesh.devices.flat[0].platform == "cpu" else 1
-  return shape_of(chosen, slots=slots, group=group, samples=samples, shards=sharding.batch_shards(mesh), ahead=ahead)
-
-
-def training_shape(settings: RunSettings, mesh) -> Shape:
-  """Of the rollouts that are trained on."""
-  chosen = settings.rollout
-  endless = chosen.max_staleness or chosen.refill_zero_variance
-  samples = None if endless else math.ceil(chosen.prompts * chosen.oversample) * chosen.group
-  return rollout_shape(settings, mesh, group=chosen.group, samples=samples)
-
-
-def decode_kernel(settings: RunSettings, config: ModelConfig, mesh) -> tuple[str, str]:
-  """(kernel, why) of decoding's attention."""
-  shape = training_shape(settings, mesh)
-  return decode_attention.choose(
-    mesh.devices.flat[0].platform, heads=config.heads, kv_heads=config.kv_heads, head_dim=config.head_dim, rows=shape.slots,
-    slots=shape.cache_bucket, prompts=shape.slots // shape.lane, prefix_slots=shape.prompt_bucket, mesh=mesh,
-  )  # fmt: skip
-
-
-def rollout_programs(config: ModelConfig) -> RolloutPrograms:
-  """The four programs of a rollout; the state that one of them takes is donated to it."""
-
-  def extend(params, tokens, lengths, state=None, slot=None, last=None):
-    return programs.extend(params, config, tokens, lengths, state, slot, last)
-
-  def decode(params, state, stop_ids, version, *, steps, truncate, least):
-    return programs.decode(params, config, state, stop_ids, version, steps=steps, truncate=truncate, least=least)
-
-  static = ("shape", "slots", "prefix_slots")
-  in_place = jax.jit(programs.insert, static_argnames=static, donate_argnums=0)
-  anew = jax.jit(programs.insert, static_argnames=static)
-
-  def insert(state, *rows, slots, prefix_slots, **shape):
-    """In place where no width changes: buffers of another size cannot be used again, and JAX would warn each time."""
-    parts = (state.cache, state.cache.prefix) if state else ()
-    fits = state and all(part.keys[0].shape[2] == wide for part, wide in zip(parts, (slots, prefix_slots), strict=True) if part)
-    call = in_place if fits else anew
-    return call(state, *rows, slots=slots, prefix_slots=prefix_slots, **shape)
-
-  return RolloutPrograms(
-    prepare=jax.jit(functools.partial(prepare.prepare_rollout_params, config=config)),
-    extend=jax.jit(extend, donate_argnums=3),
-    insert=insert,
-    decode=jax.jit(decode, static_argnames=("steps", "truncate", "least"), donate_argnums=1),
   )

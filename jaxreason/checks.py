@@ -4,11 +4,14 @@ What enters: settings, rows, tokenizer, the checkpoint's positions, the mesh. Wh
 """
 
 import heapq
+import importlib.machinery
+import importlib.util
 import itertools
 import math
 
 from jaxreason import sharding
 from jaxreason.data.tokenizer import Tokenizer
+from jaxreason.environments import ENVIRONMENTS, retry
 from jaxreason.errors import UserError, nearest
 from jaxreason.rewards.pool import VERIFIERS
 from jaxreason.settings import RunSettings
@@ -28,6 +31,37 @@ def check_rows(settings: RunSettings, rows: Rows) -> None:
       )
   if settings.sft.steps and not all(row.get("demonstration") for row in rows.train[: settings.sft.rows or None]):
     raise UserError("config.sft.steps expected rows with demonstrations, got rows without; set config.sft.steps=0")
+
+
+def check_environment(settings: RunSettings, tokenizer: Tokenizer) -> None:
+  """Raises UserError for an environment that is not there, or whose words the tokenizer cannot write. It is not imported."""
+  name = settings.rollout.environment
+  if name and name not in ENVIRONMENTS and not _is_module(name):
+    raise UserError(
+      f"config.rollout.environment expected empty, {', '.join(ENVIRONMENTS)} or a module that can be imported, such as "
+      f"package.module on PYTHONPATH, got {name!r}{nearest(name, ENVIRONMENTS)}"
+    )
+  try:
+    for text in (retry.NOT_FOUND, retry.NOT_RIGHT) if name == "retry" else ():
+      tokenizer.reply(text)
+  except UserError as error:
+    raise UserError(
+      f"config.rollout.environment expected one that speaks in the tokenizer's characters, got 'retry': {error}; give a model "
+      "(config.model.source), or an environment of your own"
+    ) from error
+
+
+def _is_module(name: str) -> bool:
+  """Whether a module can be imported, as far as can be told without running any of its package."""
+  first, *rest = name.split(".")
+  try:
+    found = importlib.util.find_spec(first) if first else None
+    for length in range(len(rest)):
+      where = found and found.submodule_search_locations
+      found = where and importlib.machinery.PathFinder.find_spec(".".join([first, *rest[: length + 1]]), where)
+  except (ImportError, ValueError):
+    return False
+  return bool(found)
 
 
 def check_lengths(settings: RunSettings, rows: Rows, tokenizer: Tokenizer) -> None:

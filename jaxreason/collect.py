@@ -20,16 +20,18 @@ import jax
 import numpy as np
 
 from jaxreason import pending
-from jaxreason.answers import Group, Sample, open_answers
-from jaxreason.build import Run, layout_of, training_shape
-from jaxreason.data.prompts import Prompts, pack_prompts, right_padded
+from jaxreason.answers import open_answers
+from jaxreason.build import Run, layout_of
+from jaxreason.data.prompts import Prompts, pack_prompts
 from jaxreason.data.queue import PromptQueue
 from jaxreason.data.stream import PromptStream
 from jaxreason.errors import UserError
+from jaxreason.groups import Group, Judged, Sample
 from jaxreason.records import Layout, Rollouts
 from jaxreason.rewards.pool import VerifierPool
-from jaxreason.rollout.config import bucketed, width
-from jaxreason.rollout_numbers import ages, check_judged, oldest, rewards_of, statistics
+from jaxreason.rollout.config import width
+from jaxreason.rollout_numbers import ages, arrays, check_judged, oldest, rewards_of, statistics
+from jaxreason.rollout_plan import training_shape
 
 COUNTS = (
   *("prompts/truncated", "prompts/dropped", "groups/begun", "groups/unused"),
@@ -45,23 +47,6 @@ class Collected(NamedTuple):
   layout: Layout | None  # where its samples lie in packed rows; None where they are not packed
   samples: list[Sample]
   numbers: dict
-
-
-class Judged(NamedTuple):
-  """A group with its verdicts."""
-
-  group: Group
-  samples: list[Sample]
-
-  @property
-  def rewards(self) -> list[float]:
-    """Of the samples that have one."""
-    return [sample.reward for sample in self.samples if sample.reward is not None]
-
-  @property
-  def varies(self) -> bool:
-    """Whether its rewards are not all the same."""
-    return len(self.rewards) > 1 and max(self.rewards) - min(self.rewards) > 1e-6
 
 
 class Collector:
@@ -127,24 +112,25 @@ class Collector:
       "time/reward_wait_seconds": done.waited,
       "perf/rollout_tokens_per_second": done.tokens / seconds,
     }  # fmt: skip
-    rollouts = self._rollouts(batch, rewards, valid)
+    rollouts = arrays(batch, rewards, valid, self._shape)
     columns, layout = self._layout(rollouts)
     return Collected(rollouts, columns, layout, samples, numbers)
 
   def _in_waves(self, params, step: int) -> list[Judged]:
     """The first P groups by visit id that can be trained on, all written by these parameters."""
     P, shape = self._shape.prompts, self._shape
-    found, others = [], []
+    found, same = [], []
     for _ in range(shape.max_waves if shape.refill_zero_variance else 1):
       self._begin(self._wave(P - len(found)), step)
       while self._answers.busy:
         self._answers.advance(params, step)
-      for judged in self._taken():
-        (found if self._trains_on(judged, step) else others).append(judged)
+      for judged in self._taken(self._answers.ready()):
+        (found if self._teaches(judged) else same).append(judged)
       if len(found) >= P:
         break
     self._answers.unload()
-    return self._filled(found, others)
+    in_order = lambda groups: sorted(groups, key=lambda judged: judged.group.visit)
+    return self._filled(in_order(found), in_order(same))
 
   def _endless(self, params, step: int) -> list[Judged]:
     """P groups in the order in which they ended; what is not finished goes on at the next step."""
@@ -152,38 +138,46 @@ class Collector:
     if shape.refresh_cache and self._version not in (None, step):
       self._answers.refresh()
     self._version = step
-    found, others = [], []
-    while len(found) < P and len(others) < shape.max_waves * P:
-      while self._answers.room and self._begun(found) < (shape.max_staleness + step + 1) * P:
+    found, same = [], []
+    while len(found) < P and len(same) < shape.max_waves * P:
+      # What may yet fill the batch up counts as found.
+      while self._answers.room and self._begun(min(P, len(found) + len(same))) < (shape.max_staleness + step + 1) * P:
         self._begin(1, step)
       if len(found) + len(self._answers.ready()) < P:
         self._answers.advance(params, step)
-      for judged in self._taken(P - len(found)) if len(found) + len(self._answers.ready()) >= P else ():
-        (found if self._trains_on(judged, step) else others).append(judged)
-    return self._filled(found, others)
+      if len(found) + len(self._answers.ready()) >= P:
+        for judged in self._taken(self._answers.ready()[: P - len(found)]):
+          if not self._too_old(judged, step):
+            (found if self._teaches(judged) else same).append(judged)
+    return self._filled(found, same)
 
-  def _begun(self, found: list[Judged]) -> int:
-    """Groups that were ever begun and not given up."""
-    return self._trained + len(found) + len(self._answers.groups)
+  def _begun(self, found: int) -> int:
+    """Groups that were ever begun and not given up, with so many for the next batch."""
+    return self._trained + found + len(self._answers.groups)
 
-  def _filled(self, found: list[Judged], others: list[Judged]) -> list[Judged]:
-    """A batch of P groups: of too few that can be trained on, it is filled up with others."""
+  def _filled(self, found: list[Judged], same: list[Judged]) -> list[Judged]:
+    """A batch of P groups: where too few can teach, the first of the others fill it up."""
     P = self._shape.prompts
-    used = others[: max(0, P - len(found))]
-    self._counts["groups/unused"] += len(found[P:]) + len(others) - len(used)
+    used = same[: max(0, P - len(found))]
+    self._counts["groups/unused"] += len(found[P:]) + len(same) - len(used)
     return sorted(found[:P] + used, key=lambda judged: judged.group.visit)
 
-  def _trains_on(self, judged: Judged, step: int) -> bool:
-    """Whether a batch wants the group; counts why not."""
-    shape = self._shape
-    if shape.max_age and step - oldest(judged.samples) > shape.max_age:
-      self._counts["groups/too_old"] += 1
-      self._counts["groups/too_old_tokens"] += sum(sample.tokens for sample in judged.samples)
+  def _too_old(self, judged: Judged, step: int) -> bool:
+    """Whether the group is dropped for its age, and counts it."""
+    most = self._shape.max_age
+    if not most or step - oldest(judged.samples) <= most:
       return False
-    if shape.refill_zero_variance and not judged.varies:
-      self._counts["groups/same_reward"] += 1
-      return False
+    self._counts["groups/too_old"] += 1
+    self._counts["groups/too_old_tokens"] += sum(sample.tokens for sample in judged.samples)
+    self._counts["groups/unused"] += 1
     return True
+
+  def _teaches(self, judged: Judged) -> bool:
+    """Whether dynamic sampling keeps the group; counts those that it replaces."""
+    if not self._shape.refill_zero_variance or judged.varies:
+      return True
+    self._counts["groups/same_reward"] += 1
+    return False
 
   def _wave(self, groups: int) -> int:
     """Groups to begin for so many that are wanted."""
@@ -218,10 +212,10 @@ class Collector:
   def _queue_at(self, state: dict | None) -> PromptQueue:
     return PromptQueue(self._stream, order=self._shape.order, max_solve_rate=self._shape.max_solve_rate, state=state)
 
-  def _taken(self, most: int | None = None) -> list[Judged]:
-    """Whole groups with their verdicts, which go into the estimates of how hard their prompts are."""
+  def _taken(self, groups: list[Group]) -> list[Judged]:
+    """Whole groups by visit id, with their verdicts, which go into the estimates of how hard their prompts are."""
     found = []
-    for group in self._answers.ready()[:most]:
+    for group in sorted(groups, key=lambda group: group.visit):
       judged = Judged(group, self._answers.take(group))
       right = sum(sample.verdict.status == "correct" for sample in judged.samples)
       self._queue.record(group.visit, right, len(judged.rewards))
@@ -235,26 +229,3 @@ class Collector:
     columns = shape.max_new_tokens if packed else width(int(written.max()), shape.chunk, shape.max_new_tokens)
     prompts = np.repeat(rollouts.prompt_lengths, shape.group)
     return columns, layout_of(self._run, "train", prompts, prompts + written, rollouts.prompts.shape[1] + columns)
-
-  def _rollouts(self, batch: list[Judged], rewards, valid) -> Rollouts:
-    """The arrays of a batch, on the host."""
-    shape, prompts = self._shape, [judged.group.prompt for judged in batch]
-    longest = bucketed(max(map(len, prompts)), shape.prompt_bucket)
-    written = [sample.written for judged in batch for sample in judged.samples]
-    groups = (len(batch), shape.group)
-
-    def padded(name: str):
-      parts = [getattr(one.record, name) for one in written]
-      filled = np.zeros((len(parts), shape.max_new_tokens), parts[0].dtype)
-      for row, part in zip(filled, parts, strict=True):
-        row[: len(part)] = part
-      return filled.reshape(*groups, -1)
-
-    return Rollouts(
-      prompts=right_padded(prompts, longest, 0),
-      prompt_lengths=np.array([len(prompt) for prompt in prompts], np.int32),
-      visit_ids=np.array([judged.group.visit for judged in batch], np.uint32).astype(np.int32),
-      lengths=np.array([len(one.record.tokens) for one in written], np.int32).reshape(groups),
-      stop=np.array([one.stop for one in written], np.int32).reshape(groups),
-      rewards=rewards, judged=valid, **{name: padded(name) for name in ("tokens", "logprobs", "log_mass", "versions", "own")},
-    )  # fmt: skip

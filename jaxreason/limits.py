@@ -5,8 +5,7 @@ What enters: typed `settings.RunSettings`. What leaves: nothing, or a UserError 
 
 import math
 
-from jaxreason.environments import ENVIRONMENTS
-from jaxreason.errors import UserError, nearest
+from jaxreason.errors import UserError
 
 # Setting, least and most; each room checks the bounds of its own dataclass itself.
 BOUNDS = (
@@ -75,11 +74,11 @@ def check(settings) -> None:
 
 
 def _check_rollout(rollout, objective) -> None:
-  """That the environment is known, and that stale samples are weighed as what they are."""
-  if rollout.environment and rollout.environment not in ENVIRONMENTS:
+  """That rewards of one prompt can differ where they must, and that stale samples are weighed as what they are."""
+  if rollout.refill_zero_variance and rollout.group < 2:
     raise UserError(
-      f"config.rollout.environment expected empty or one of {', '.join(ENVIRONMENTS)}, got {rollout.environment!r}"
-      f"{nearest(rollout.environment, ENVIRONMENTS)}"
+      f"config.rollout.group expected at least 2 with refill_zero_variance, got {rollout.group}: the rewards of a prompt with "
+      "one sample are always the same"
     )
   if rollout.max_staleness and objective.surrogate == "clipped" and objective.proximal == "behavior":
     raise UserError(

@@ -5,13 +5,15 @@ verdict where there is one, where its dialogue has got to. Keys and values are n
 """
 
 import base64
+import dataclasses
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 import numpy as np
 
-from jaxreason.answers import Answers, Dialogue, Ended, Group
+from jaxreason.answers import Answers
 from jaxreason.data.prompts import Prompts
+from jaxreason.groups import Dialogue, Ended, Group
 from jaxreason.rewards.turn import Turn
 from jaxreason.rewards.verdict import Verdict
 from jaxreason.rollout.slots import Written
@@ -23,14 +25,19 @@ _DTYPES = Record(np.int32, np.float32, np.float32, np.int32, np.bool_)
 def to_json(answers: Answers) -> list[dict]:
   """The groups, in the order of admission. A verdict that is still to come will be asked for again."""
   written, dialogues = answers.so_far()
+  whole = answers.ready()
+  turn = {group.visit: number - len(whole) for number, group in enumerate(whole)}  # before all that will be whole later
   found = []
   for group in answers.groups.values():
-    judged = [one for one in group.ended.values() if one.judged.done()]
-    waiting = [one.written for one in group.ended.values() if not one.judged.done()]
+    known = {sample for sample, one in group.ended.items() if one.judged.done()}  # asked once: it may be done a moment later
+    waiting = [one.written for sample, one in group.ended.items() if sample not in known]
     found.append({
-      "visit": group.visit, "begun": group.begun, "ended": [_of_ended(one) for one in judged],
+      "visit": group.visit, "begun": group.begun, "whole_at": turn.get(group.visit),
+      "ended": [_of_ended(group.ended[sample]) for sample in sorted(known)],
       "written": [_of_written(one) for one in [*written, *waiting] if one.visit == group.visit],
-      "dialogues": {sample: vars(at) for (visit, sample), at in dialogues.items() if visit == group.visit},
+      "dialogues": {
+        str(sample): dataclasses.asdict(at) for (visit, sample), at in dialogues.items() if visit == group.visit
+      },
     })  # fmt: skip
   return found
 
@@ -47,7 +54,8 @@ def from_json(groups: list[dict], answers: Answers, size: int, prompts: Callable
   packed = prompts([told["visit"] for told in groups]) if groups else None
   for row, told in enumerate(groups):
     ended = {one["sample"]: _ended(told["visit"], one) for one in told["ended"]}
-    group = Group(told["visit"], packed.rows[row], packed.tokens[row, : packed.lengths[row]], size, told["begun"], ended)
+    prompt = packed.tokens[row, : packed.lengths[row]]
+    group = Group(told["visit"], packed.rows[row], prompt, size, told["begun"], ended, told["whole_at"])
     dialogues = {int(sample): Dialogue(**values) for sample, values in told["dialogues"].items()}
     answers.ask(group, [_written(told["visit"], one) for one in told["written"]], dialogues)
 
@@ -63,7 +71,7 @@ def _written(visit: int, told: dict) -> Written:
 
 
 def _of_ended(ended: Ended) -> dict:
-  dialogue = ended.dialogue and vars(ended.dialogue)
+  dialogue = ended.dialogue and dataclasses.asdict(ended.dialogue)
   return _of_written(ended.written) | {"judged": ended.judged.result().to_json(), "dialogue": dialogue}
 
 

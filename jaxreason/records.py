@@ -28,7 +28,7 @@ class Rollouts:
   versions: Any  # [P, G, T] int32, updates the policy had seen when it wrote the token
   own: Any  # [P, G, T] bool, the tokens that the policy wrote; the others an environment said
   stop: Any  # [P, G] int32, STOP_TOKEN, BUDGET or STOP_STRING
-  rewards: Any  # [P, G] float32 in [0, 1]
+  rewards: Any  # [P, G] float32 in [0, 1]; of several turns, their discounted sum
   judged: Any  # [P, G] bool, False where no verdict could be given
 
 

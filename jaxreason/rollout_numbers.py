@@ -1,17 +1,50 @@
-"""Floor 4: what a step's samples amount to, under the names practitioners know.
+"""Floor 4: what a step's samples amount to, as arrays and under the names practitioners know.
 
-What enters: judged samples. What leaves: rewards as arrays, and numbers. P prompts x G samples = B.
+What enters: judged samples. What leaves: the record of a batch, and numbers. P prompts x G samples = B.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from jaxreason.answers import Sample
+from jaxreason.data.prompts import right_padded
 from jaxreason.errors import UserError
+from jaxreason.groups import Judged, Sample
+from jaxreason.records import Rollouts
+from jaxreason.rollout.config import RolloutConfig, bucketed
 
 # Samples whose oldest token is n updates old are counted by n up to here.
 _AGES = 4
+
+
+def arrays(batch: Sequence[Judged], rewards: np.ndarray, judged: np.ndarray, shape: RolloutConfig) -> Rollouts:
+  """The record of a batch, on the host.
+
+  Args:
+    batch: P groups.
+    rewards: [P, G] float32.
+    judged: [P, G] bool.
+    shape: budget and buckets.
+  """
+  prompts = [one.group.prompt for one in batch]
+  written = [sample.written for one in batch for sample in one.samples]
+  groups = (len(batch), shape.group)
+
+  def padded(name: str):
+    parts = [getattr(one.record, name) for one in written]
+    filled = np.zeros((len(parts), shape.max_new_tokens), parts[0].dtype)
+    for row, part in zip(filled, parts, strict=True):
+      row[: len(part)] = part
+    return filled.reshape(*groups, -1)
+
+  return Rollouts(
+    prompts=right_padded(prompts, bucketed(max(map(len, prompts)), shape.prompt_bucket), 0),
+    prompt_lengths=np.array([len(prompt) for prompt in prompts], np.int32),
+    visit_ids=np.array([one.group.visit for one in batch], np.uint32).astype(np.int32),
+    lengths=np.array([len(one.record.tokens) for one in written], np.int32).reshape(groups),
+    stop=np.array([one.stop for one in written], np.int32).reshape(groups),
+    rewards=rewards, judged=judged, **{name: padded(name) for name in ("tokens", "logprobs", "log_mass", "versions", "own")},
+  )  # fmt: skip
 
 
 def check_judged(samples: list[Sample], most: float) -> None:

@@ -13,13 +13,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxreason.answers import Sample, pool_of
+from jaxreason.answers import pool_of
 from jaxreason.build import Run, layout_of
 from jaxreason.checkpoint import Checkpoints, SaveFailed
 from jaxreason.collect import Collector
 from jaxreason.data import demonstrations
 from jaxreason.data.stream import PromptStream, visits
 from jaxreason.evaluate import evaluate, rights
+from jaxreason.groups import Sample
 from jaxreason.metrics import MetricsWriter
 from jaxreason.progress import Progress, begin_rl, resume, saved_tree
 from jaxreason.records import Batch, TrainState

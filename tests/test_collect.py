@@ -6,9 +6,9 @@ import pytest
 import tiny_run
 
 from jaxreason import rollout_numbers
-from jaxreason.answers import Sample
 from jaxreason.collect import Collector
 from jaxreason.errors import UserError
+from jaxreason.groups import Sample
 from jaxreason.records import BUDGET, STOP_TOKEN
 from jaxreason.rewards.pool import VerifierPool
 from jaxreason.rewards.verdict import Verdict

@@ -6,8 +6,8 @@ import pytest
 import tiny_run
 
 from jaxreason import evaluate
-from jaxreason.answers import Sample
 from jaxreason.errors import UserError
+from jaxreason.groups import Sample
 from jaxreason.rewards.pool import VerifierPool
 from jaxreason.rewards.verdict import Verdict
 

@@ -10,10 +10,10 @@ import sys
 
 import jax
 
-from jaxreason.answers import stop_finder
 from jaxreason.cli import devices as platforms
 from jaxreason.cli import source
 from jaxreason.cli.source import Policy
+from jaxreason.data.stops import stop_finder
 from jaxreason.errors import UserError
 from jaxreason.report.display import display
 from jaxreason.rollout.config import RolloutConfig, shape_of

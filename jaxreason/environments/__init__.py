@@ -18,7 +18,8 @@ whether the episode is over. An environment is a module with two plain functions
 Both are pure: equal arguments, equal results, in any process and however often; a step whose worker dies is asked again. The
 text is hostile, so a step has to judge it itself: what `step` raises takes the episode out of the loss (`infra_error`), and a
 text that makes it raise escapes its zero. They run in the workers of a `jaxreason.rewards.pool.VerifierPool`, which is told
-their names by `VerifierPool(environments=ENVIRONMENTS | {"mine": "package.module"})`, and never import jax.
+their names by `VerifierPool(environments=ENVIRONMENTS | {"mine": "package.module"})`, and never import jax. A run's own is
+`config.rollout.environment = "package.module"`.
 """
 
 ENVIRONMENTS = {

@@ -45,7 +45,8 @@ class RolloutConfig:
     max_waves: how often a batch is filled up with further prompts before it takes what it has.
     order: "stream", or "difficulty": prompts that the policy solves about half the time come first.
     max_solve_rate: prompts that were solved at this rate or above leave the pool (no positive resampling, ScaleRL); 1.0: none.
-    environment: of several turns, the name of one in `environments`; empty for a single answer.
+    environment: of several turns, the name of one in `environments` or a module of your own, package.module; empty for a
+      single answer.
     turn_discount: γ of the rewards of later turns.
   """
 

@@ -10,8 +10,9 @@ import pytest
 import tiny
 
 from jaxreason import build, debug
+from jaxreason.cli import config as configs
 from jaxreason.cli import training
-from jaxreason.cli.main import main, parse
+from jaxreason.cli.main import main, parse, take_overrides
 from jaxreason.settings import RunSettings
 
 
@@ -20,6 +21,9 @@ def test_debug_lowers_sizes_and_what_is_given_by_hand_counts_more():
   assert (chosen.rollout.prompts, chosen.rollout.group, chosen.train.steps, chosen.sft.steps) == (4, 6, 3, 4)
   assert (chosen.mesh.data, chosen.mesh.fsdp, chosen.rewards.workers) == (1, 1, 1)
   assert chosen.model.layers == 4, "the model is what is debugged"
+  large = ["--config.rollout.max_new_tokens=64", "--config.rollout.min_new_tokens=64", "--config.rollout.slots=4096"]
+  small = training.smaller(configs.load("quickstart", take_overrides(large)[1]))
+  assert (small.rollout.slots, small.rollout.min_new_tokens, small.rollout.max_new_tokens) == (16, 32, 32)
 
 
 def test_a_debug_run_is_watched_and_has_a_directory_of_its_own(config_file, tmp_path, monkeypatch, capsys):

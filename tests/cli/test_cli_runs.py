@@ -85,6 +85,19 @@ def test_eval_agrees_with_the_run(trained, capsys):
   assert {name: numbers[name] for name in after} == after
 
 
+def test_settings_of_rollouts_are_those_of_eval_and_generate(trained, capsys):
+  workdir, _ = trained
+  shape = ["--config.rollout.min_new_tokens=4", "--config.rollout.stop_strings=7", "--config.rollout.slots=3"]
+  asked = ["--temperature=1", *shape, "--config.rewards.require_finished=False"]
+  assert main(["eval", f"--workdir={workdir}", "--samples=4", "--json", *asked]) == 0
+  numbers = json.loads(capsys.readouterr().out)
+  assert numbers["completions/mean_length"] > 2 and numbers["problems"] == 8
+  for seed in range(4):
+    assert main(["generate", f"--workdir={workdir}", "--prompt=1+2=", "--temperature=1", f"--seed={seed}", *shape]) == 0
+    text = capsys.readouterr().out.rstrip("\n")
+    assert "7" not in text[:-1] and (len(text) >= 4 or text.endswith("7"))
+
+
 def test_an_exported_run_generates_what_the_run_does(trained, tmp_path, capsys):
   workdir, _ = trained
   assert main(["export", f"--workdir={workdir}", f"--output={tmp_path / 'out'}", "-q"]) == 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from jaxreason import build, sharding
+from jaxreason import rollout_plan, sharding
 from jaxreason.model import weights
 from jaxreason.records import BUDGET, STOP_TOKEN
 from jaxreason.sharding import MeshSizes
@@ -125,7 +125,7 @@ def test_a_dialogue_is_the_same_whenever_and_wherever_it_goes_on(way):
 def test_a_dialogue_is_the_same_on_a_mesh(give_up):
   mesh = sharding.make_mesh(MeshSizes(2, 2, 2), jax.devices()[:8])
   with jax.set_mesh(mesh):
-    made = build.rollout_programs(tiny.CONFIG)
+    made = rollout_plan.rollout_programs(tiny.CONFIG)
     params = made.prepare(jax.device_put(tiny.params(), weights.shardings(tiny.CONFIG, mesh)))
     kind = sizes(count=16, lane=2, insert=(4, 16))
     found = conversed(kind, programs=made, params=params, wait=1, give_up=give_up)
