@@ -57,7 +57,8 @@ class Answers:
     self._turns, self._require_finished = turns, require_finished
     self._dialogues: dict[Name, Dialogue] = {}
     self._steps: dict[Future, Written] = {}  # what the environment has been asked
-    self._behind: dict[Name, Written] = {}  # what samples went on behind; their slots may not have it yet
+    self._behind: dict[Name, Written] = {}  # what samples go on behind that have been, or are to be, put in line with it
+    self._replies: list[tuple[Written, list[int]]] = []  # for the next chunk: till then slots know of ended turns only
 
   def ask(self, group: Group, written: Sequence[Written] = (), dialogues: Mapping[int, Dialogue] | None = None) -> None:
     """Puts a group in line.
@@ -100,6 +101,9 @@ class Answers:
   def advance(self, params, version: int) -> None:
     """Decodes a chunk, passes what ended to its judges, and lets dialogues go on. With nothing to decode it waits for them."""
     self._chunks += 1
+    for written, said in self._replies:
+      self._slots.reply(written, self.groups[written.visit].prompt, said)
+    self._replies = []
     for written in self._slots.chunk(params, version):
       self._on_ended(written)
     if self._steps:
@@ -140,12 +144,11 @@ class Answers:
     self._slots.admit(group.visit, group.prompt, samples, written, group.budgets)
 
   def _look(self) -> list[Written]:
-    """What the samples in slots have, with what their slots are still to be fed."""
+    """What the samples have that decode."""
     ended, running = self._slots.so_far()
     for written in ended:
       self._on_ended(written)
-    length = lambda written: len(written.record.tokens)
-    return [max(one, self._behind.get(one.name, one), key=length) for one in running]
+    return running
 
   def _on_ended(self, written: Written) -> None:
     group = self.groups[written.visit]
@@ -170,13 +173,14 @@ class Answers:
       self._on_ended(written)
       return
     dialogue.rewards.append(turn.reward)
-    said = None if turn.done or not finished(written) else self._said(written, turn)
+    over = turn.done or turn.reward is None or not finished(written)
+    said = None if over else self._said(written, turn)
     if said is None or len(written.record.tokens) + len(said) >= self._turns.budget:
       self._end(group, written, future, self._dialogues.pop(written.name))
       return
     self._behind[written.name] = followed(written, said)
     dialogue.read = len(written.record.tokens) + len(said)
-    self._slots.reply(written, group.prompt, said)
+    self._replies.append((written, said))
 
   def _said(self, written: Written, turn: Turn) -> list[int]:
     """What follows a turn: a stop token where a text ended it, and the environment's words."""
