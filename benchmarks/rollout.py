@@ -1,6 +1,6 @@
 """How near a rollout comes to what the machine can do, and what refill and continuous mode save.
 
-    python -m benchmarks.rollout [--only decode,naive,prefill,tail,continuous] [--model smollm2|qwen] [--json FILE]
+    python -m benchmarks.rollout [--only decode,naive,prefill,tail,continuous] [--model smollm2|qwen] [--batches 4]
 
 Random weights of SmolLM2-135M's shape (or Qwen2.5-1.5B's), float32 on CPU and bfloat16 elsewhere. Limits are measured in the
 same run: read bandwidth as the sum of a large array, the matmul rate as one large product in the compute dtype. A decode step
@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreason import build
-from jaxreason.model import cache as caches
 from jaxreason.model import decoder, weights
 from jaxreason.model.config import ModelConfig
 from jaxreason.rollout.config import Shape
@@ -97,32 +96,49 @@ def decode(programs, params, config: ModelConfig, shapes, asked: dict) -> list[d
 
 
 def naive_step(config: ModelConfig, rows: int, positions: int) -> float:
-  """Seconds of a decode step as first written: stacked weights, the cache through `scan` and back, a Gumbel a logit."""
-  params = weights.initialize(config, jax.random.key(0))
-  one = dataclasses.replace(config, layers=1)
-  shape = (config.layers, rows, config.kv_heads, positions, config.head_dim)
+  """Seconds of a decode step as it is first written: a scan over stacked layers with the cache [B, S, K, H] as its inputs and
+  outputs, einsums that name heads, `jax.random.categorical` and a log-softmax."""
+  params = jax.jit(functools.partial(weights.initialize, config))(jax.random.key(0))
+  K, G, H = config.kv_heads, config.heads // config.kv_heads, config.head_dim
+  dtype = jnp.dtype(config.compute_dtype)
+  cast = jax.tree.map(lambda x: x.astype(dtype), params)
+  shape = (config.layers, rows, positions, K, H)
+
+  def rotate(x, at):
+    angle = at[:, None, None] * config.rope_theta ** (-jnp.arange(H // 2) / (H // 2))
+    a, b = jnp.split(x.astype(jnp.float32), 2, -1)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
 
   def step(params, keys, values, used, token, key):
-    x = decoder.embed(params, config, token[:, None])
+    seen = (jnp.arange(positions)[None] <= used[:, None])[:, None, None]
 
     def layer(x, part):
       block, k, v = part
-      cache = caches.Cache((k,), (v,), used)
-      x, cache = decoder._run_with_cache((block,), one, x, used[:, None], cache)
-      return x, (cache.keys[0], cache.values[0])
+      h = decoder.rms_norm(x, block.attention_norm, config.norm_eps)
+      q, new, value = (jnp.einsum("bd,nhd->bnh", h, m) for m in (block.query, block.key, block.value))
+      k = k.at[jnp.arange(rows), used].set(rotate(new, used))
+      v = v.at[jnp.arange(rows), used].set(value)
+      scores = jnp.einsum("bkgh,bskh->bkgs", rotate(q, used).reshape(rows, K, G, H), k).astype(jnp.float32) * H**-0.5
+      weights_ = jax.nn.softmax(jnp.where(seen, scores, -1e30), -1).astype(dtype)
+      x = x + jnp.einsum("bnh,dnh->bd", jnp.einsum("bkgs,bskh->bkgh", weights_, v).reshape(rows, -1, H), block.output)
+      h = decoder.rms_norm(x, block.mlp_norm, config.norm_eps)
+      up = jax.nn.silu(jnp.einsum("bd,fd->bf", h, block.gate)) * jnp.einsum("bd,fd->bf", h, block.up)
+      return x + jnp.einsum("bf,df->bd", up, block.down), (k, v)
 
-    x, (keys, values) = jax.lax.scan(layer, x, (params.blocks, keys, values))
-    logits = decoder.unembed(params, config, decoder.rms_norm(x, params.final_norm, config.norm_eps)[:, 0])
+    x, (keys, values) = jax.lax.scan(layer, params.embedding[token], (params.blocks, keys, values))
+    x = decoder.rms_norm(x, params.final_norm, config.norm_eps)
+    logits = jnp.einsum("bd,vd->bv", x, decoder.head(params)).astype(jnp.float32)
     token = jax.random.categorical(key, logits)
     logprob = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=-1)
     return keys, values, used + 1, token.astype(jnp.int32), logprob
 
   jitted = jax.jit(step, donate_argnums=(1, 2))
-  state = (jnp.zeros(shape), jnp.zeros(shape), jnp.zeros(rows, jnp.int32), jnp.full(rows, 3, jnp.int32))
+  state = (jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.zeros(rows, jnp.int32), jnp.full(rows, 3, jnp.int32))
 
   def run():
     nonlocal state
-    *state, _ = jitted(params, *state, jax.random.key(1))
+    *state, _ = jitted(cast, *state, jax.random.key(1))
     return state
 
   return seconds(run)
@@ -137,23 +153,91 @@ def prefill(programs, params, config: ModelConfig) -> dict:
   return {"work": "prefill, 4 x 256 tokens", "ms": 1e3 * took, "share": flops / took / rate, "asked": 0.60}
 
 
-def lengths_of(samples: int, seed: int, median: float = 60, sigma: float = 0.9, cap: int = 512) -> np.ndarray:
+def lengths_of(samples: int, seed, median: float = 60, sigma: float = 0.9, cap: int = 512) -> np.ndarray:
   """Tokens of long-tailed answers."""
   drawn = np.random.default_rng(seed).lognormal(np.log(median), sigma, samples)
   return np.clip(np.round(drawn), 1, cap).astype(int)
 
 
-def refill(programs, params, config: ModelConfig, prompts: int, group: int, slots: int, chunk: int, seed: int) -> tuple:
-  """(decode steps, ideal steps) of one synchronous batch."""
+class Tail:
+  """Groups of long-tailed answers through slots, a batch at a time: the collector's two ways, without its texts and judges.
+
+  Args:
+    held: slots.
+    prompts: P; group: G.
+    staleness: 0, or how many updates old a group may be that is begun.
+    seed: of the lengths, which are a function of the visit.
+  """
+
+  def __init__(self, held: Slots, prompts: int, group: int, staleness: int, seed: int):
+    self.held, self.prompts, self.group, self.staleness, self.seed = held, prompts, group, staleness, seed
+    self.visit, self.trained, self.left, self.tokens = 0, 0, {}, 0
+
+  def lengths(self, visit: int) -> np.ndarray:
+    return lengths_of(self.group, [self.seed, visit])
+
+  def begin(self) -> None:
+    lengths = self.lengths(self.visit)
+    self.held.admit(self.visit, np.full(16, 3, np.int32), range(self.group), budgets=dict(enumerate(lengths.tolist())))
+    self.left[self.visit] = self.group
+    self.visit += 1
+
+  def batch(self, params, version: int) -> None:
+    """Decodes until P groups are whole."""
+    if not self.staleness:
+      for _ in range(self.prompts):
+        self.begin()
+    whole = [visit for visit, left in self.left.items() if not left]
+    while len(whole) < self.prompts:
+      begun = lambda: self.trained + len(self.left)
+      while self.staleness and self.held.free > self.held.waiting and begun() < (self.staleness + version + 1) * self.prompts:
+        self.begin()
+      for written in self.held.chunk(params, version):
+        self.held.release(written.name)
+        self.left[written.visit] -= 1
+      whole = [visit for visit, left in self.left.items() if not left]
+    for visit in whole[: self.prompts]:
+      self.tokens += int(self.lengths(visit).sum())
+      del self.left[visit]
+    self.trained += self.prompts
+
+
+def tail(programs, config: ModelConfig, prompts: int, group: int, staleness: int, seed: int, slots: int = 32) -> Tail:
+  chunk = 8
   shape = Shape(slots, 1, 512, chunk, (max(1, slots // 8), slots), (1, max(1, slots // group)), 16, 64, ahead=0)
   held = Slots(programs, shape, Draw(jax.random.key(0), (config.vocab_size,)))
-  lengths = lengths_of(prompts * group, seed).reshape(prompts, group)
-  for visit in range(prompts):
-    held.admit(visit, np.full(16, 3, np.int32), range(group), budgets=dict(enumerate(lengths[visit].tolist())))
-  while held.running or held.waiting:
-    for written in held.chunk(params, 0):
-      held.release(written.name)
-  return held.steps, int(lengths.sum()) / slots
+  return Tail(held, prompts, group, staleness, seed)
+
+
+def steps_over_ideal(programs, params, config: ModelConfig, prompts: int, group: int, staleness: int, seed: int) -> float:
+  """Of a batch without staleness; with it, of eight batches behind the two that fill the slots."""
+  run = tail(programs, config, prompts, group, staleness, seed)
+  if not staleness:
+    run.batch(params, 0)
+    return run.held.steps * run.held.count / run.tokens
+  for version in range(2):
+    run.batch(params, version)
+  steps, tokens = run.held.steps, run.held.tokens
+  for version in range(2, 10):
+    run.batch(params, version)
+  return (run.held.steps - steps) * run.held.count / (run.held.tokens - tokens)
+
+
+def tokens_per_second(programs, params, config: ModelConfig, staleness: int, batches: int, refresh: bool = False) -> float:
+  """Tokens of whole groups a second, 8 x 8 in 32 slots, after a batch (continuous: two) that compiles and fills the slots."""
+  run = tail(programs, config, 8, 8, staleness, seed=0)
+  first = 2 if staleness else 1
+  for version in range(first + batches):
+    if version == first:
+      began, tokens = time.perf_counter(), run.tokens
+    if refresh and version:
+      _, running = run.held.so_far()
+      run.held.unload()
+      for one in running:
+        budgets = dict(enumerate(run.lengths(one.visit).tolist()))
+        run.held.admit(one.visit, np.full(16, 3, np.int32), [one.sample], [one], budgets)
+    run.batch(params, version)
+  return (run.tokens - tokens) / (time.perf_counter() - began)
 
 
 def show(row: dict) -> None:
@@ -166,6 +250,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--only", default="decode,naive,prefill,tail,continuous")
   parser.add_argument("--model", default="smollm2", choices=MODELS)
+  parser.add_argument("--batches", type=int, default=4)
   arguments = parser.parse_args()
   parts, on_cpu = arguments.only.split(","), jax.default_backend() == "cpu"
   config = dataclasses.replace(MODELS[arguments.model], compute_dtype="float32" if on_cpu else "bfloat16")
@@ -191,9 +276,17 @@ def main() -> None:
     little = MODELS["tiny"]
     made = build.rollout_programs(little)
     tiny = made.prepare(weights.initialize(little, jax.random.key(0)))
-    ratios = [steps / ideal for steps, ideal in (refill(made, tiny, little, 16, 8, 32, 8, seed) for seed in range(20))]
-    told = {"mean": float(np.mean(ratios)), "most": max(ratios), "asked": 1.9}
-    show({"work": "steps over ideal, refill, 16 x 8 in 32 slots"} | told)
+    for prompts, staleness, asked in ((16, 0, 1.9), (8, 0, None), (8, 1, 1.15)):
+      ratios = [steps_over_ideal(made, tiny, little, prompts, 8, staleness, seed) for seed in range(40)]
+      name = "continuous" if staleness else "refill"
+      told = {"mean": float(np.mean(ratios)), "most": max(ratios), "asked": asked}
+      show({"work": f"steps over ideal, {name}, {prompts} x 8 in 32 slots"} | told)
+  if "continuous" in parts:
+    once = tokens_per_second(programs, params, config, 0, arguments.batches)
+    kept = tokens_per_second(programs, params, config, 1, arguments.batches)
+    anew = tokens_per_second(programs, params, config, 1, arguments.batches, refresh=True)
+    told = {"kept": kept / once, "recomputed": anew / once, "asked": 1.7}
+    show({"work": "tokens/s, continuous over synchronous, 8 x 8 in 32 slots"} | told)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from jaxreason.data.stops import stop_finder
 from jaxreason.data.tokenizer import Tokenizer
 from jaxreason.environments import ENVIRONMENTS
 from jaxreason.errors import UserError
-from jaxreason.groups import Dialogue, Ended, Group, Sample, Turns, cut_off, finished, followed, item, of_dialogue
+from jaxreason.groups import Dialogue, Ended, Group, Sample, Turns, cut_off, finished, item, of_dialogue
 from jaxreason.records import RUNNING, STOP_STRING
 from jaxreason.rewards.pool import VerifierPool
 from jaxreason.rewards.turn import Turn
@@ -57,8 +57,6 @@ class Answers:
     self._turns, self._require_finished = turns, require_finished
     self._dialogues: dict[Name, Dialogue] = {}
     self._steps: dict[Future, Written] = {}  # what the environment has been asked
-    self._behind: dict[Name, Written] = {}  # what samples go on behind that have been, or are to be, put in line with it
-    self._replies: list[tuple[Written, list[int]]] = []  # for the next chunk: till then slots know of ended turns only
 
   def ask(self, group: Group, written: Sequence[Written] = (), dialogues: Mapping[int, Dialogue] | None = None) -> None:
     """Puts a group in line.
@@ -75,7 +73,7 @@ class Answers:
     elsewhere = group.ended.keys() | {one.sample for one in stopped}
     left = [sample for sample in range(group.size) if sample not in elsewhere]
     if left:
-      self._admit(group, left, running)
+      self._slots.admit(group.visit, group.prompt, left, running, group.budgets)
     for one in stopped:
       self._on_ended(one)
 
@@ -101,9 +99,6 @@ class Answers:
   def advance(self, params, version: int) -> None:
     """Decodes a chunk, passes what ended to its judges, and lets dialogues go on. With nothing to decode it waits for them."""
     self._chunks += 1
-    for written, said in self._replies:
-      self._slots.reply(written, self.groups[written.visit].prompt, said)
-    self._replies = []
     for written in self._slots.chunk(params, version):
       self._on_ended(written)
     if self._steps:
@@ -123,9 +118,7 @@ class Answers:
 
   def so_far(self) -> tuple[list[Written], dict[Name, Dialogue]]:
     """(what samples on their way have written, where their dialogues have got to): with `groups`, all that there is."""
-    running = {one.name: one for one in self._look()}
-    in_line = [one for name, one in self._behind.items() if name not in running]
-    return [*running.values(), *in_line, *self._steps.values()], self._dialogues
+    return self._look() + list(self._steps.values()), self._dialogues
 
   def refresh(self) -> None:
     """Lets every sample begin again behind what it has written, with keys and values of the parameters to come."""
@@ -133,18 +126,15 @@ class Answers:
     self._slots.unload()
     for visit in dict.fromkeys(one.visit for one in running):
       of_prompt = [one for one in running if one.visit == visit]
-      self._admit(self.groups[visit], [one.sample for one in of_prompt], of_prompt)
+      group = self.groups[visit]
+      self._slots.admit(visit, group.prompt, [one.sample for one in of_prompt], of_prompt, group.budgets)
 
   def unload(self) -> None:
     """Gives the device's memory back, where nothing is on its way."""
     self._slots.unload()
 
-  def _admit(self, group: Group, samples: Sequence[int], written: Sequence[Written]) -> None:
-    self._behind |= {one.name: one for one in written}
-    self._slots.admit(group.visit, group.prompt, samples, written, group.budgets)
-
   def _look(self) -> list[Written]:
-    """What the samples have that decode."""
+    """What the samples have that began and did not end."""
     ended, running = self._slots.so_far()
     for written in ended:
       self._on_ended(written)
@@ -152,7 +142,6 @@ class Answers:
 
   def _on_ended(self, written: Written) -> None:
     group = self.groups[written.visit]
-    self._behind.pop(written.name, None)
     if self._turns is None:
       self._end(group, written, self._pool.submit(item(group.row, self._text(written), finished(written))), None)
       return
@@ -175,12 +164,12 @@ class Answers:
     dialogue.rewards.append(turn.reward)
     over = turn.done or turn.reward is None or not finished(written)
     said = None if over else self._said(written, turn)
-    if said is None or len(written.record.tokens) + len(said) >= self._turns.budget:
+    length, budget = len(written.record.tokens) + len(said or ()), group.budgets.get(written.sample)
+    if said is None or length >= (budget or self._turns.budget):
       self._end(group, written, future, self._dialogues.pop(written.name))
       return
-    self._behind[written.name] = followed(written, said)
-    dialogue.read = len(written.record.tokens) + len(said)
-    self._replies.append((written, said))
+    dialogue.read = length
+    self._slots.reply(written, group.prompt, said, budget)
 
   def _said(self, written: Written, turn: Turn) -> list[int]:
     """What follows a turn: a stop token where a text ended it, and the environment's words."""

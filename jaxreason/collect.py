@@ -108,7 +108,7 @@ class Collector:
     numbers |= self._counts | ages(samples, step) | {
       "slot_utilisation": done.tokens / max(1, done.slot_steps),
       "time/rollout": seconds,
-      "time/reward_wait": done.waited,
+      "time/reward_wait_seconds": done.waited,
       "perf/rollout_tokens_per_second": done.tokens / seconds,
     }  # fmt: skip
     rollouts = arrays(batch, rewards, valid, self._shape)

@@ -11,11 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxreason.records import RUNNING, STOP_STRING, STOP_TOKEN
+from jaxreason.records import STOP_STRING, STOP_TOKEN
 from jaxreason.rewards.turn import Turn
 from jaxreason.rewards.verdict import Verdict
 from jaxreason.rollout.slots import Written
-from jaxreason.rollout.state import Record
 
 
 class Sample(NamedTuple):
@@ -109,10 +108,3 @@ def item(row: dict, response: str, finished: bool) -> dict:
 def cut_off(verdict: Verdict) -> Verdict:
   """The verdict on a sample that its budget ended: wrong, whatever it says; its manner is still counted."""
   return Verdict(0.0, "wrong", detail="cut off by its token budget", parts=verdict.parts)
-
-
-def followed(written: Written, tokens: Sequence[int]) -> Written:
-  """The sample on its way again, behind tokens that it did not write."""
-  blank = Record(np.array(tokens), *(np.zeros(len(tokens)) for _ in range(4)))
-  joined = {name: np.concatenate([had, getattr(blank, name).astype(had.dtype)]) for name, had in vars(written.record).items()}
-  return written._replace(stop=RUNNING, record=Record(**joined))

@@ -62,7 +62,7 @@ def test_late_verdicts_change_nothing(pool):
   assert 0.1 < plain.rollouts.rewards.mean() < 0.9
   for other in late:
     same(plain, other)
-  assert late[0].numbers["time/reward_wait"] > 0
+  assert late[0].numbers["time/reward_wait_seconds"] > 0
 
 
 @pytest.mark.parametrize("slots", [8, 20])

@@ -64,12 +64,11 @@ class Engine:
 
   Attributes:
     steps: decode steps run, each of B slots.
-    tokens: written in chunks that were read.
     pending: chunks that were not.
   """
 
   def __init__(self, programs: RolloutPrograms, shape: Shape, draw: Draw):
-    self.shape, self.steps, self.tokens = shape, 0, 0
+    self.shape, self.steps = shape, 0
     self._programs, self._draw = programs, draw
     self._prefix_width = 0
     self.clear()
@@ -81,7 +80,6 @@ class Engine:
     self._width = 0
     self._length = np.zeros(self.shape.slots, np.int64)  # tokens after the prompt at most, chunks on their way included
     self._base = np.zeros(self.shape.slots, np.int64)  # of the prompt in the slot's own part of the cache
-    self._known = np.zeros(self.shape.slots, np.int64)  # tokens in each slot when it was last read, put or fed
     self._turn = np.zeros(self.shape.slots, np.int64)  # counts what was put or fed into a slot
     self.pending: collections.deque[tuple[Report, np.ndarray]] = collections.deque()
 
@@ -121,21 +119,23 @@ class Engine:
         slot[row], lengths[row], last[row] = where, len(fed) - 1, fed[-1]
         tokens[row, : lengths[row]] = fed[:-1]
         self._length[where] += len(fed) - 1
-        self._known[where] += len(fed) - 1
         self._turn[where] += 1
       self._state = self._programs.extend(params, tokens, lengths, self._state, slot, last)
 
-  def decode(self, params, version: int, live: Sequence[int]) -> None:
+  def decode(self, params, version: int, live: Sequence[int], held: Sequence[int]) -> None:
     """Dispatches a chunk.
 
     Args:
       params: the rollout's copy.
       version: updates that it has seen.
       live: the slots whose samples matter; the cache is as wide as they need.
+      held: slots whose samples stopped and may go on. The cache keeps what they have, and has one place behind it: a slot
+        that stopped goes on writing there, and without it would write over its last token.
     """
     shape, draw = self.shape, self._draw
-    live = list(live)
-    needed = self._base[live] + np.minimum(self._length[live] + shape.chunk, shape.budget)
+    live, both = list(live), [*live, *held]
+    more = np.repeat([shape.chunk, 1], [len(live), len(held)])
+    needed = self._base[both] + np.minimum(self._length[both] + more, shape.budget)
     self._widen(max(int(needed.max()), self._least()), narrow=True)
     self._length[live] += shape.chunk
     self._state, report = self._programs.decode(
@@ -153,8 +153,6 @@ class Engine:
     report, turn = self.pending.popleft()
     stop, lengths = jax.device_get((report.stop, report.lengths))
     same = turn == self._turn
-    self.tokens += int(np.sum((lengths - self._known)[same]))
-    self._known = np.where(same, lengths, self._known)
     later = len(self.pending) * self.shape.chunk
     self._length = np.where(same, np.minimum(self._length, lengths + later), self._length)
     return same, stop, lengths, report
@@ -174,7 +172,7 @@ class Engine:
       slot[row], source[row], last[row] = placing.slot, placing.prompt.row, placing.prompt.last
       visit[row], sample[row] = np.uint32(placing.visit).astype(np.int32), placing.sample
       budgets[row] = min(placing.budget or T, T)
-      self._length[placing.slot] = self._known[placing.slot] = 0
+      self._length[placing.slot] = 0
       self._base[placing.slot] = 0 if self.shape.lane > 1 else placing.prompt.length
       self._turn[placing.slot] += 1
       for buffer, had in zip(jax.tree.leaves(written), jax.tree.leaves(placing.written), strict=True):

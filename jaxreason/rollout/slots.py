@@ -61,11 +61,12 @@ class Slots:
 
   Attributes:
     count: B.
+    tokens: written by samples, as far as chunks have been looked at; not what a slot writes behind a stop string.
   """
 
   def __init__(self, programs: RolloutPrograms, shape: Shape, draw: Draw, cut: Cut | None = None):
     self._engine, self._shape, self._cut = Engine(programs, shape, draw), shape, cut
-    self.count = shape.slots
+    self.count, self.tokens = shape.slots, 0
     self._line: list[_Prompt] = []
     self._clear()
 
@@ -73,8 +74,8 @@ class Slots:
     self._names: list[Name | None] = [None] * self._shape.slots
     self._of_lane: list[_Prompt | None] = [None] * (self._shape.slots // self._shape.lane)
     self._ended: dict[Name, int] = {}  # slots whose samples decode no longer
-    self._seen = np.zeros(self._shape.slots, np.int64)  # tokens in which a stop string was looked for
-    self._feeds: list[tuple[int, np.ndarray]] = []
+    self._seen = np.zeros(self._shape.slots, np.int64)  # tokens of each slot's sample that were looked at, put or said
+    self._said: dict[int, tuple[Written, int]] = {}  # by slot: a sample behind so many tokens that wait to be fed
 
   def admit(
     self,
@@ -104,11 +105,6 @@ class Slots:
     return self._engine.steps
 
   @property
-  def tokens(self) -> int:
-    """Tokens written, as far as chunks have been looked at."""
-    return self._engine.tokens
-
-  @property
   def free(self) -> int:
     """Slots that nobody has."""
     return self._names.count(None)
@@ -133,12 +129,12 @@ class Slots:
       params: the rollout's copy.
       version: updates that it has seen.
     """
-    self._engine.extend(params, self._feeds)
-    self._feeds = []
+    self._engine.extend(params, [(slot, one.record.tokens[-count - 1 :]) for slot, (one, count) in self._said.items()])
+    self._said = {}
     self._fill(params)
     running = self.running
     if running:
-      self._engine.decode(params, version, running)
+      self._engine.decode(params, version, running, list(self._ended.values()))
     return self._look() if len(self._engine.pending) > (self._shape.ahead if running else 0) else []
 
   def release(self, name: Name) -> None:
@@ -147,37 +143,49 @@ class Slots:
     if slot is not None:
       self._names[slot] = None
 
-  def reply(self, ended: Written, prompt: Sequence[int], tokens: Sequence[int]) -> None:
-    """Lets a sample that ended a turn go on behind `tokens`, which it did not write; the caller sees to its budget."""
-    slot = self._ended.get(ended.name)
+  def reply(self, ended: Written, prompt: Sequence[int], tokens: Sequence[int], budget: int | None = None) -> None:
+    """Lets a sample that ended a turn go on behind `tokens`, which it did not write; the caller sees that its budget, its own
+    or the shape's, has room for them and one more.
+    """
+    said = Record(tokens, *4 * [np.zeros(len(tokens))])
+    record = jax.tree.map(lambda had, more: np.append(had, np.asarray(more, had.dtype)), ended.record, said)
+    going, slot = ended._replace(stop=RUNNING, record=record), self._ended.get(ended.name)
     if slot is not None and ended.stop != STOP_STRING:
-      self._feeds.append((slot, np.array([ended.record.tokens[-1], *tokens], np.int32)))
       del self._ended[ended.name]
-      self._seen[slot] = len(ended.record.tokens) + len(tokens)
+      self._said[slot], self._seen[slot] = (going, len(tokens)), len(record.tokens)
       return
     # Its slot is gone, or has run on past the cut: it begins again behind all that was written.
     self.release(ended.name)
-    said = Record(np.asarray(tokens, np.int32), *(np.zeros(len(tokens), dtype) for dtype in (float, float, int, bool)))
-    record = jax.tree.map(lambda had, more: np.concatenate([had, more.astype(had.dtype)]), ended.record, said)
-    self.admit(ended.visit, prompt, [ended.sample], [ended._replace(stop=RUNNING, record=record)])
+    self.admit(ended.visit, prompt, [ended.sample], [going], {} if budget is None else {ended.sample: budget})
 
   def so_far(self) -> tuple[list[Written], list[Written]]:
-    """(ended and not told yet, still running): looks at every chunk that was dispatched, and at the slots as they are then."""
+    """(ended and not told yet, on their way): looks at every chunk that was dispatched, and at the samples as they are then.
+
+    Those on their way are in slots, or in line behind what they have written.
+    """
     ended = []
     while self._engine.pending:
       ended += self._look()
-    running = self.running
-    if not running:
-      return ended, []
-    lengths, record = jax.device_get(self._engine.written())
-    return ended, [self._written(slot, RUNNING, lengths[slot], record) for slot in running]
+    going = [one for one, _ in self._said.values()]
+    going += [Written(at.visit, sample, RUNNING, record) for at in self._line for sample, record in at.written.items()]
+    decoding = self._decoding()
+    if decoding:
+      lengths, record = jax.device_get(self._engine.written())
+      going += [self._written(slot, RUNNING, lengths[slot], record) for slot in decoding]
+    return ended, going
 
   def unload(self) -> None:
-    """Takes all samples out of their slots and gives the device's memory back; see `so_far` before. The line stays."""
+    """Takes all samples that have begun (see `so_far` before) out of slots and line, and gives the device's memory back."""
     self._engine.clear()
     for prompt in self._line:
-      prompt.prefilled = None
+      prompt.left = collections.deque(sample for sample in prompt.left if sample not in prompt.written)
+      prompt.written, prompt.prefilled = {}, None
+    self._line = [prompt for prompt in self._line if prompt.left]
     self._clear()
+
+  def _decoding(self) -> list[int]:
+    """The slots that run on the device too: nothing waits to be fed to them."""
+    return [slot for slot in self.running if slot not in self._said]
 
   def _free(self, lane: int) -> list[int]:
     g = self._shape.lane
@@ -215,17 +223,20 @@ class Slots:
   def _look(self) -> list[Written]:
     """What ended in the oldest chunk that was not looked at."""
     same, stop, lengths, report = self._engine.read()
-    looked = [slot for slot in self.running if same[slot] and (stop[slot] != RUNNING or self._cut is not None)]
-    if not looked:
-      return []
-    record = jax.device_get(report.record)
+    decoding = [slot for slot in self._decoding() if same[slot]]
+    looked = [slot for slot in decoding if stop[slot] != RUNNING or self._cut is not None]
+    record = jax.device_get(report.record) if looked else None
     found = [self._written(slot, int(stop[slot]), lengths[slot], record) for slot in looked]
     if self._cut is not None:
       found = [self._cut_off(slot, written) for slot, written in zip(looked, found, strict=True)]
+    seen = self._seen.copy()
+    seen[decoding] = lengths[decoding]
     for slot, written in zip(looked, found, strict=True):
-      self._seen[slot] = len(written.record.tokens)
+      seen[slot] = len(written.record.tokens)
       if written.stop != RUNNING:
         self._ended[written.name] = slot
+    self.tokens += int(np.sum(seen - self._seen))
+    self._seen = seen
     return [written for written in found if written.stop != RUNNING]
 
   def _written(self, slot: int, stop: int, length: int, record: Record) -> Written:

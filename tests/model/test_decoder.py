@@ -200,7 +200,8 @@ def test_attention_is_its_sentence():
 
 def test_rotation_keeps_lengths_and_knows_only_distances():
   x, y = np.random.default_rng(0).normal(size=(2, 1, 1, 1, 8)).astype(np.float32)
-  at = lambda value, position: np.asarray(attention.rotate(value, *attention.rotation(np.full((1, 1), position), value.shape[-1], 10_000.0)))
+  turn = lambda position, wide: attention.rotation(np.full((1, 1), position), wide, 10_000.0)
+  at = lambda value, position: np.asarray(attention.rotate(value, *turn(position, value.shape[-1])))
   close(np.linalg.norm(at(x, 37)), np.linalg.norm(x))
   close(at(x, 0), x)
   close(np.sum(at(x, 12) * at(y, 9)), np.sum(at(x, 103) * at(y, 100)), 1e-4)

@@ -43,17 +43,34 @@ def for_gpu(there) -> dict:
 
 
 @pytest.fixture(scope="module", params=["tpu", "gpu"])
-def reports(request, tmp_path_factory):
-  """(platform, {(shape, devices, kernel): what was compiled})"""
+def compiler(request, tmp_path_factory):
+  """(platform, script -> the objects that it prints)"""
   there = tmp_path_factory.mktemp(request.param)
   chip = {"tpu": for_tpu, "gpu": for_gpu}[request.param](there)
   without = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
   environment = without | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(there), str(ROOT)])} | chip
-  script = [sys.executable, ROOT / "tests/system/compile_decode.py", request.param]
-  done = subprocess.run(script, env=environment, stdout=subprocess.PIPE, text=True, timeout=300, check=True)
-  print(done.stdout)
-  lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-  return request.param, {(line["shape"], line["devices"], line["kernel"]): line for line in lines}
+
+  def run(script):
+    command = [sys.executable, ROOT / "tests/system" / script, request.param]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, timeout=300, check=True)
+    print(done.stdout)
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+  return request.param, run
+
+
+@pytest.fixture(scope="module")
+def reports(compiler):
+  """(platform, {(shape, devices, kernel): what was compiled})"""
+  platform, run = compiler
+  return platform, {(line["shape"], line["devices"], line["kernel"]): line for line in run("compile_decode.py")}
+
+
+def test_the_whole_programs_compile_and_copy_no_cache(compiler):
+  """What decode needs beside its state are some arrays of logits; an insertion needs next to nothing."""
+  for report in compiler[1]("compile_rollout.py"):
+    assert report["decode_temporary_bytes"] < 4.5 * report["logits_bytes"], report
+    assert report["insert_temporary_bytes"] < 0.6 * report["cache_bytes"], report
 
 
 def test_the_kernel_is_what_runs_and_no_step_copies_a_cache(reports):
