@@ -73,7 +73,7 @@ class Answers:
     elsewhere = group.ended.keys() | {one.sample for one in stopped}
     left = [sample for sample in range(group.size) if sample not in elsewhere]
     if left:
-      self._admit(group, left, running)
+      self._slots.admit(group.visit, group.prompt, left, running, group.budgets)
     for one in stopped:
       self._on_ended(one)
 
@@ -118,7 +118,7 @@ class Answers:
 
   def so_far(self) -> tuple[list[Written], dict[Name, Dialogue]]:
     """(what samples on their way have written, where their dialogues have got to): with `groups`, all that there is."""
-    return [*self._look(), *self._steps.values()], self._dialogues
+    return self._look() + list(self._steps.values()), self._dialogues
 
   def refresh(self) -> None:
     """Lets every sample begin again behind what it has written, with keys and values of the parameters to come."""
@@ -126,17 +126,15 @@ class Answers:
     self._slots.unload()
     for visit in dict.fromkeys(one.visit for one in running):
       of_prompt = [one for one in running if one.visit == visit]
-      self._admit(self.groups[visit], [one.sample for one in of_prompt], of_prompt)
+      group = self.groups[visit]
+      self._slots.admit(visit, group.prompt, [one.sample for one in of_prompt], of_prompt, group.budgets)
 
   def unload(self) -> None:
     """Gives the device's memory back, where nothing is on its way."""
     self._slots.unload()
 
-  def _admit(self, group: Group, samples: Sequence[int], written: Sequence[Written]) -> None:
-    self._slots.admit(group.visit, group.prompt, samples, written, group.budgets)
-
   def _look(self) -> list[Written]:
-    """What the samples that nobody waits for have written, those included that stand in line behind it."""
+    """What the samples have that began and did not end."""
     ended, running = self._slots.so_far()
     for written in ended:
       self._on_ended(written)
@@ -164,7 +162,8 @@ class Answers:
       self._on_ended(written)
       return
     dialogue.rewards.append(turn.reward)
-    said = None if turn.done or not finished(written) else self._said(written, turn)
+    over = turn.done or turn.reward is None or not finished(written)
+    said = None if over else self._said(written, turn)
     length, budget = len(written.record.tokens) + len(said or ()), group.budgets.get(written.sample)
     if said is None or length >= (budget or self._turns.budget):
       self._end(group, written, future, self._dialogues.pop(written.name))

@@ -90,11 +90,11 @@ class Collector:
       step: updates they have seen.
 
     Raises:
-      UserError: more samples without a verdict than `rewards.max_unjudged` allows.
+      UserError: more samples without a verdict than `rewards.max_unjudged` allows, those of groups that are not used too.
     """
     began, before = time.perf_counter(), self._answers.work()
     prepared = self._run.programs.rollout.prepare(params)
-    self._counts = dict.fromkeys(COUNTS, 0)
+    self._counts, self._looked_at = dict.fromkeys(COUNTS, 0), []
     batch = self._endless(prepared, step) if self._shape.max_staleness else self._in_waves(prepared, step)
     self._trained += len(batch)
     samples = [sample for judged in batch for sample in judged.samples]
@@ -104,7 +104,7 @@ class Collector:
       rewards, valid = rewards[order], valid[order]
     rewards, valid = (array.reshape(len(batch), -1) for array in (rewards, valid))
     numbers = statistics(samples, rewards, valid)
-    check_judged(samples, self._run.settings.rewards.max_unjudged)
+    check_judged(self._looked_at, self._run.settings.rewards.max_unjudged)
     seconds, done = time.perf_counter() - began, self._answers.work().since(before)
     numbers |= self._counts | ages(samples, step) | {
       "slot_utilisation": done.tokens / max(1, done.slot_steps),
@@ -217,6 +217,7 @@ class Collector:
     found = []
     for group in sorted(groups, key=lambda group: group.visit):
       judged = Judged(group, self._answers.take(group))
+      self._looked_at += judged.samples
       right = sum(sample.verdict.status == "correct" for sample in judged.samples)
       self._queue.record(group.visit, right, len(judged.rewards))
       found.append(judged)

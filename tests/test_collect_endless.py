@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tiny_run
 
-from jaxreason import policy
+from jaxreason import build, collect, policy
 from jaxreason.assemble import join
 from jaxreason.collect import Collector
 from jaxreason.rewards.pool import VerifierPool
@@ -159,8 +159,7 @@ def test_with_a_refreshed_cache_a_token_is_drawn_from_the_policy_of_its_version(
   """Also behind tokens of an older one. With the old keys and values it is drawn from a mixture of both."""
   fresh, kept = differences(usual(True)[0]), differences(usual(False)[0])
   assert len(fresh) > 50 and max(fresh) < 1e-5
-  assert len(kept) > 50
-  print(f"kept keys and values: {np.mean(kept):.4f} nats on the mean, {max(kept):.4f} at most")
+  assert len(kept) > 50 and max(kept) > 1e-2
 
 
 def test_what_is_too_old_is_dropped_and_counted(pool):
@@ -193,8 +192,10 @@ def test_groups_with_one_reward_are_replaced_here_too(pool):
 
 
 @pytest.mark.parametrize("rollout", [{}, dict(refresh_cache=True), dict(max_staleness=3, slots=48, prefix_sharing="lanes")])
-def test_a_restored_collector_takes_up_what_was_on_its_way(pool, rollout):
+def test_a_restored_collector_takes_up_what_was_on_its_way(pool, rollout, monkeypatch):
   """Whatever had a verdict keeps it, and all others are judged; every visit and sample is trained once."""
+  ahead = int("refresh_cache" in rollout)
+  monkeypatch.setattr(collect, "training_shape", lambda *of: build.training_shape(*of)._replace(ahead=ahead))
   run = run_of("stamped", **rollout)
   first = Collector(run, pool)
   before = collected(first, range(3))

@@ -25,7 +25,7 @@ from jaxreason.train import train
 pytestmark = pytest.mark.filterwarnings("ignore:workers are not jailed")
 
 
-def start(workdir, cache) -> subprocess.Popen:
+def start(workdir, cache, *kind) -> subprocess.Popen:
   """The run as a process of its own. Compiled programs are kept from one process to the next, as they are the same."""
   environment = os.environ | {
     "JAX_NUM_CPU_DEVICES": "1",
@@ -34,21 +34,21 @@ def start(workdir, cache) -> subprocess.Popen:
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
   }
-  command = [sys.executable, tiny_run.__file__, str(workdir)]
+  command = [sys.executable, tiny_run.__file__, str(workdir), *kind]
   return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
-def to_the_end(workdir, cache) -> dict:
+def to_the_end(workdir, cache, *kind) -> dict:
   """The results of the run, from wherever it is."""
-  process = start(workdir, cache)
+  process = start(workdir, cache, *kind)
   told, _ = process.communicate(timeout=240)
   assert process.returncode == 0, told
   return json.loads(told.splitlines()[-1])
 
 
-def killed(workdir, cache, line: str, delay: float) -> None:
+def killed(workdir, cache, line: str, delay: float, *kind) -> None:
   """Starts the run and kills it some seconds after it has printed the line."""
-  process = start(workdir, cache)
+  process = start(workdir, cache, *kind)
   try:
     for told in process.stdout:
       if told.strip() == line:
@@ -115,6 +115,33 @@ def test_the_undisturbed_run_went_through_every_phase(whole):
   assert sum(row["reward"] > 0 and row["grad_norm"] > 0 for row in rows if row["phase"] == "train") > 2
   assert results.keys() == {"before", "after", "gain"}
   assert all(np.isfinite(value) for row in rows for value in row.values() if not isinstance(value, str))
+
+
+def test_an_endless_run_of_dialogues_killed_twice_trains_every_sample_once(cache, tmp_path):
+  """Over the history that counts: of a step that was done again, the last time."""
+  first, total = tiny_run.ENDLESS["sft__steps"], tiny_run.ENDLESS["sft__steps"] + 6
+  draw = random.Random(5)
+  for step in (first + 1, first + 3):
+    killed(tmp_path, cache, f"train {step}", draw.uniform(0, 0.1), "endless")
+  results = to_the_end(tmp_path, cache, "endless")
+  assert results.keys() == {"before", "after", "gain"}
+  told = {}
+  for line in (tmp_path / "trained.jsonl").read_text().splitlines():
+    step, names, rewards = json.loads(line)
+    told[step] = [tuple(name) for name in names], rewards
+  assert sorted(told) == list(range(6))
+  names = [name for step in sorted(told) for name in told[step][0]]
+  assert len(names) == len(set(names)) == 6 * 4 * 4
+  with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+    host = checkpoints.read_host()
+  state = host["collector"]
+  on_way = {group["visit"] for group in state["groups"]}
+  assert {visit for visit, _ in names} | on_way == set(range(state["queue"]["next_visit"]))
+  rows = [row for row in metrics.read(tmp_path) if row["phase"] == "train"]
+  assert [row["step"] for row in rows] == list(range(first, total))
+  assert all(row["turns"] > 1 and row["unjudged"] == 0 for row in rows) and rows[-1]["staleness/mean"] > 0
+  rewards = [np.mean(told[step][1]) for step in sorted(told)]
+  np.testing.assert_allclose([row["reward"] for row in rows], rewards, rtol=1e-5)
 
 
 @pytest.fixture

@@ -38,6 +38,15 @@ def test_supervised_steps_lower_the_loss_and_rewards_rise_after_them(learned):
   assert reward[-20:].mean() > reward[:10].mean() + 0.1
 
 
+def test_stale_samples_teach_as_much_under_the_decoupled_objective(learned, tmp_path):
+  endless = dict(rollout__max_staleness=1, rollout__chunk=4, evaluation__every=0)
+  trained(tiny_run.learner(objective="decoupled_ppo", **endless), tmp_path)
+  reward, synchronous = (numbers(rows, "train", "reward") for rows in (metrics.read(tmp_path), learned[0]))
+  assert numbers(metrics.read(tmp_path), "train", "staleness/mean").mean() > 0.1
+  assert reward[-20:].mean() > reward[:10].mean() + 0.1
+  assert reward[-20:].mean() > synchronous[-20:].mean() - 0.1
+
+
 def test_the_sampler_and_the_update_agree_on_every_logprob(learned):
   rows = learned[0]
   assert numbers(rows, "train", "sampling/sampling_logp_difference/max").max() < 1e-4

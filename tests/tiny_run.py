@@ -1,21 +1,24 @@
 """A whole run in miniature: a warm-up, a few steps of reinforcement learning, with saves, validations and tests.
 
-As a program it takes a working directory and does what `train` does, with a line for every step and the results, as JSON,
-on the last one. The tests that kill it start it so; the others import `settings`.
+As a program it takes a working directory and perhaps the word `endless`, and does what `train` does, with a line for every step
+and the results, as JSON, on the last one. The tests that kill it start it so; the others import `settings`.
 """
 
 import dataclasses
 import functools
 import json
 import sys
+from pathlib import Path
 
 import jax
 
 from jaxreason import settings as rooms
+from jaxreason import train as loop
 from jaxreason.build import Run, build
+from jaxreason.collect import Collector
 from jaxreason.report.display import display
 from jaxreason.settings import RunSettings
-from jaxreason.train import Demonstrations, train
+from jaxreason.train import Demonstrations
 
 
 def settings(**changes) -> RunSettings:
@@ -40,12 +43,13 @@ def settings(**changes) -> RunSettings:
 
 
 @functools.cache
-def learner(data: int = 1, fsdp: int = 1, row_tokens: int = 0) -> Run:
+def learner(data: int = 1, fsdp: int = 1, row_tokens: int = 0, **changes) -> Run:
   """A run that has time to learn, over data x fsdp devices: the tests that share it share its compiled programs."""
   longer = dict(sft__steps=40, sft__batch=32, rollout__prompts=8, rollout__group=8, train__steps=100)
   plain = dict(objective__kl_coef=0.0, optimizer__peak_lr=2e-3, train__save_every=1000, evaluation__every=50)
   rows = dict(sft__row_tokens=row_tokens, train__row_tokens=row_tokens)
-  return build(settings(**longer, **plain, **rows, mesh__data=data, mesh__fsdp=fsdp), devices=jax.devices()[: data * fsdp])
+  chosen = settings(**(longer | plain | rows | dict(mesh__data=data, mesh__fsdp=fsdp) | changes))
+  return build(chosen, devices=jax.devices()[: data * fsdp])
 
 
 @functools.cache
@@ -66,12 +70,34 @@ def changed(run: Run, **changes) -> Run:
   return run._replace(settings=dataclasses.replace(run.settings, **sections))
 
 
-def main(workdir: str) -> None:
-  chosen = settings()
+# Dialogues that live on across updates.
+ENDLESS = dict(
+  objective="decoupled_ppo", rollout__max_staleness=1, rollout__environment="judges", rollout__max_new_tokens=36,
+  rollout__chunk=6, rollout__slots=20, rollout__cache_bucket=72, train__row_tokens=0, train__save_every=1, sft__steps=2,
+  rewards__require_finished=False, evaluation__every=0,
+)  # fmt: skip
+
+
+class Told(Collector):
+  """Writes the names of the samples of each step to `trained.jsonl`."""
+
+  def collect(self, params, step):
+    collected = super().collect(params, step)
+    names = [[int(sample.written.visit), sample.written.sample] for sample in collected.samples]
+    with open(self.path, "a") as file:
+      file.write(json.dumps([step, names, [sample.reward for sample in collected.samples]]) + "\n")
+    return collected
+
+
+def main(workdir: str, *kind: str) -> None:
+  chosen = settings(**(ENDLESS if kind else {}))
+  if kind:
+    Told.path = Path(workdir) / "trained.jsonl"
+    loop.Collector = Told
   with display({"sft": chosen.sft.steps, "train": chosen.train.steps}) as show:
-    results = train(build(chosen), workdir, show=show, watch=lambda step, phase, *_: print(phase, step, flush=True))
+    results = loop.train(build(chosen), workdir, show=show, watch=lambda step, phase, *_: print(phase, step, flush=True))
   print(json.dumps(results))
 
 
 if __name__ == "__main__":
-  main(sys.argv[1])
+  main(*sys.argv[1:])
