@@ -118,20 +118,30 @@ def test_eight_devices_change_no_token_without_a_reason(sizes, lane):
   assert drawn.check(found, MANY) > 3000
 
 
-def test_a_difference_without_a_reason_is_found():
+def test_a_difference_without_a_reason_is_found(monkeypatch):
   """The judge of differences is judged: a token that a draw does not mean is seen, one at a boundary is explained."""
   name = (7, 0)
   one = {name: usual(1)[name]}
-  told = drawn.truth(one, PROMPTS)
-  tokens = one[name].record.tokens
-  other = tokens.copy()
-  other[2] = next(token for token in range(3, 20) if abs(token - tokens[2]) > 1)
-  changed = {name: one[name]._replace(record=one[name].record.replace(tokens=other))}
+  told, tokens = drawn.truth(one, PROMPTS), one[name].record.tokens
+
+  def changed(token):
+    other = tokens.copy()
+    other[2] = token
+    return {name: one[name]._replace(record=one[name].record.replace(tokens=other))}
+
+  far = changed(next(token for token in range(3, 20) if abs(token - tokens[2]) > 1))
   with pytest.raises(AssertionError, match="differs at token 2: the draw lies"):
-    drawn.check_explained(changed, one, PROMPTS)
+    drawn.check_explained(far, one, PROMPTS)
   with pytest.raises(AssertionError):
-    drawn.check(changed, PROMPTS)
-  assert told.ends[name].shape == (len(tokens), tiny.CONFIG.vocab_size)
+    drawn.check(far, PROMPTS)
+  for distance, close in ((5e-6, True), (2e-5, False)):
+    told.uniforms[name][2] = told.ends[name][2, tokens[2]] + distance
+    monkeypatch.setattr(drawn, "truth", lambda *_, **__: told)
+    if close:
+      assert drawn.check_explained(changed(tokens[2] + 1), one, PROMPTS) == 1
+    else:
+      with pytest.raises(AssertionError, match="differs at token 2"):
+        drawn.check_explained(changed(tokens[2] + 1), one, PROMPTS)
 
 
 def test_tokens_and_steps_are_counted():
