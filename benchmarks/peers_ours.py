@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 
 import jaxreason
-from jaxreason import build
+from jaxreason import rollout_plan
 from jaxreason.model import hf
 from jaxreason.rollout.config import RolloutConfig, shape_of
 from jaxreason.rollout.engine import Draw
@@ -27,7 +27,7 @@ def ours(params, config, prompts: list[list[int]], group: int, new: int) -> Call
   chosen = RolloutConfig(prompts=len(prompts), group=group, max_new_tokens=new)
   samples = len(prompts) * group
   shape = shape_of(chosen, slots=samples, group=group, samples=samples, shards=1, ahead=0)
-  programs = build.rollout_programs(config)
+  programs = rollout_plan.rollout_programs(config)
 
   def rollout(seed: int) -> list[list[int]]:
     slots, found = Slots(programs, shape, Draw(jax.random.key(seed), ())), {}

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxreason import build
+from jaxreason import rollout_plan
 from jaxreason.model import decoder, weights
 from jaxreason.model.config import ModelConfig
 from jaxreason.rollout.config import Shape
@@ -254,7 +254,7 @@ def main() -> None:
   arguments = parser.parse_args()
   parts, on_cpu = arguments.only.split(","), jax.default_backend() == "cpu"
   config = dataclasses.replace(MODELS[arguments.model], compute_dtype="float32" if on_cpu else "bfloat16")
-  programs = build.rollout_programs(config)
+  programs = rollout_plan.rollout_programs(config)
   params = programs.prepare(jax.jit(functools.partial(weights.initialize, config))(jax.random.key(0)))
   bandwidth, rate = limits(jnp.dtype(config.compute_dtype))
   print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {config.compute_dtype}: reads {bandwidth / 1e9:.1f} GB/s, "
@@ -274,7 +274,7 @@ def main() -> None:
     show(prefill(programs, params, config))
   if "tail" in parts:
     little = MODELS["tiny"]
-    made = build.rollout_programs(little)
+    made = rollout_plan.rollout_programs(little)
     tiny = made.prepare(weights.initialize(little, jax.random.key(0)))
     for prompts, staleness, asked in ((16, 0, 1.9), (8, 0, None), (8, 1, 1.15)):
       ratios = [steps_over_ideal(made, tiny, little, prompts, 8, staleness, seed) for seed in range(40)]

@@ -221,7 +221,7 @@ def open_answers(run: Run, pool: VerifierPool, root, shape: Shape, *, temperatur
     run: programs, tokenizer and settings.
     pool: open.
     root: typed PRNG key.
-    shape: of `build.rollout_shape`.
+    shape: of `rollout_plan.rollout_shape`.
     temperature: 0 for argmax, without truncation; else with the settings' top-p, top-k and min-p.
   """
   chosen = run.settings.rollout

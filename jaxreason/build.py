@@ -6,7 +6,6 @@ their shardings and donations bound. `read` checks all that can be checked witho
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxreason import assemble as assembly
-from jaxreason import checks, critic, optimizer, packing, sharding, tasks
+from jaxreason import checks, critic, optimizer, packing, rollout_plan, sharding, tasks
 from jaxreason import objective as objectives
 from jaxreason import update as updates
 from jaxreason.data import tokenizer as tokenizers
@@ -24,12 +23,10 @@ from jaxreason.data.characters import FILE as CHARACTERS_FILE
 from jaxreason.data.characters import characters, load_characters
 from jaxreason.data.tokenizer import Tokenizer
 from jaxreason.errors import UserError
-from jaxreason.model import decode_attention, weights
+from jaxreason.model import weights
 from jaxreason.model.config import ModelConfig
 from jaxreason.objective import SFT, Objective
 from jaxreason.records import Layout, TrainState
-from jaxreason.rollout.compiled import rollout_programs
-from jaxreason.rollout.config import Shape, shape_of
 from jaxreason.rollout.engine import RolloutPrograms
 from jaxreason.settings import RunSettings
 from jaxreason.tasks import Rows
@@ -299,7 +296,7 @@ def compile_programs(settings: RunSettings, config: ModelConfig, mesh, teacher: 
     updates.with_values, config=config, objective=settings.objective, micro_batches=micro_batches
   )
   return Programs(
-    rollout=rollout_programs(dataclasses.replace(config, decode_kernel=decode_kernel(settings, config, mesh)[0])),
+    rollout=rollout_plan.programs_for(settings, config, mesh),
     assemble=jit(functools.partial(assembly.assemble, objective=settings.objective), static_argnames="width"),
     reference=jit(reference),
     teacher=teacher and jit(functools.partial(updates.with_teacher, config=teacher, **shape)),
@@ -309,31 +306,3 @@ def compile_programs(settings: RunSettings, config: ModelConfig, mesh, teacher: 
     start_sft=start("sft"),
     start_rl=start("train"),
   )
-
-
-def rollout_shape(settings: RunSettings, mesh, *, group: int, samples: int | None) -> Shape:
-  """The sizes of a rollout of groups of `group`, `samples` in all or without end (None).
-
-  One chunk is dispatched before the last is looked at where the device works while the host looks; a CPU is both.
-  """
-  chosen = settings.rollout
-  slots = min(chosen.slots or chosen.prompts * chosen.group, samples or math.inf)
-  ahead = 0 if mesh.devices.flat[0].platform == "cpu" else 1
-  return shape_of(chosen, slots=slots, group=group, samples=samples, shards=sharding.batch_shards(mesh), ahead=ahead)
-
-
-def training_shape(settings: RunSettings, mesh) -> Shape:
-  """Of the rollouts that are trained on."""
-  chosen = settings.rollout
-  endless = chosen.max_staleness or chosen.refill_zero_variance
-  samples = None if endless else math.ceil(chosen.prompts * chosen.oversample) * chosen.group
-  return rollout_shape(settings, mesh, group=chosen.group, samples=samples)
-
-
-def decode_kernel(settings: RunSettings, config: ModelConfig, mesh) -> tuple[str, str]:
-  """(kernel, why) of decoding's attention."""
-  shape = training_shape(settings, mesh)
-  return decode_attention.choose(
-    mesh.devices.flat[0].platform, heads=config.heads, kv_heads=config.kv_heads, head_dim=config.head_dim, rows=shape.slots,
-    slots=shape.cache_bucket, prompts=shape.slots // shape.lane, prefix_slots=shape.prompt_bucket, mesh=mesh,
-  )  # fmt: skip

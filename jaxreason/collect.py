@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxreason import pending
 from jaxreason.answers import open_answers
-from jaxreason.build import Run, layout_of, training_shape
+from jaxreason.build import Run, layout_of
 from jaxreason.data.prompts import Prompts, pack_prompts
 from jaxreason.data.queue import PromptQueue
 from jaxreason.data.stream import PromptStream
@@ -31,6 +31,7 @@ from jaxreason.records import Layout, Rollouts
 from jaxreason.rewards.pool import VerifierPool
 from jaxreason.rollout.config import width
 from jaxreason.rollout_numbers import ages, arrays, check_judged, oldest, rewards_of, statistics
+from jaxreason.rollout_plan import training_shape
 
 COUNTS = (
   *("prompts/truncated", "prompts/dropped", "groups/begun", "groups/unused"),

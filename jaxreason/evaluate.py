@@ -10,11 +10,12 @@ import jax
 import numpy as np
 
 from jaxreason.answers import open_answers
-from jaxreason.build import Run, rollout_shape
+from jaxreason.build import Run
 from jaxreason.data.prompts import pack_prompts
 from jaxreason.groups import Group, Sample
 from jaxreason.rewards.pool import VerifierPool
 from jaxreason.rollout_numbers import check_judged, manners
+from jaxreason.rollout_plan import rollout_shape
 
 Z = 1.96  # standard deviations of a 95 % interval
 

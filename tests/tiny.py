@@ -10,7 +10,7 @@ import functools
 import jax
 import numpy as np
 
-from jaxreason import build, critic
+from jaxreason import critic, rollout_plan
 from jaxreason import objective as objectives
 from jaxreason import update as updates
 from jaxreason.model import weights
@@ -123,7 +123,7 @@ def compilations():
 @functools.cache
 def rollout_programs(config: ModelConfig = CONFIG) -> RolloutPrograms:
   """The jitted rollout of a tiny model."""
-  return build.rollout_programs(config)
+  return rollout_plan.rollout_programs(config)
 
 
 def finish(slots: Slots, params, version: int) -> list[list[Written]]:

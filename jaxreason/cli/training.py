@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from jaxreason import build, debug, metrics, progress, settings
+from jaxreason import build, debug, metrics, progress, rollout_plan, settings
 from jaxreason.build import Run
 from jaxreason.checkpoint import Checkpoints
 from jaxreason.cli import config as configs
@@ -159,7 +159,7 @@ def introduce(run: Run, workdir: Path, show: Display) -> None:
 
 def laid_out(chosen: RunSettings, run: Run) -> str:
   """How slots, prompts and the cache lie, and which kernel reads them."""
-  shape, (_, why) = build.training_shape(chosen, run.mesh), build.decode_kernel(chosen, run.config, run.mesh)
+  shape, (_, why) = rollout_plan.training_shape(chosen, run.mesh), rollout_plan.decode_kernel(chosen, run.config, run.mesh)
   prompts = f"lanes of {shape.lane} share a prompt's keys and values" if shape.lane > 1 else "each with a copy of its prompt"
   ahead = f", {shape.ahead} chunk ahead of the host" if shape.ahead else ""
   return f"{shape.slots} slots, {prompts}; chunks of {shape.chunk} tokens{ahead}; decode attention: {why}"

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxreason import build, policy
+from jaxreason import build, policy, rollout_plan
 from jaxreason.model import gguf
 from jaxreason.rollout.config import Shape
 from jaxreason.rollout.engine import Draw
@@ -38,7 +38,7 @@ def prompts():
 
 @pytest.fixture(scope="module")
 def programs(ours):
-  return build.rollout_programs(ours[1])
+  return rollout_plan.rollout_programs(ours[1])
 
 
 def rolled(programs, params, prompts, *, slots, lane, refresh_at=None):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tiny
 
-from jaxreason import build, sharding
+from jaxreason import rollout_plan, sharding
 from jaxreason.model import weights
 from jaxreason.records import BUDGET, STOP_TOKEN
 from jaxreason.sharding import MeshSizes
@@ -110,7 +110,7 @@ def test_slots_chunks_lanes_and_buckets_change_no_token_without_a_reason(way):
 def test_eight_devices_change_no_token_without_a_reason(sizes, lane):
   mesh = sharding.make_mesh(sizes, jax.devices()[:8])
   with jax.set_mesh(mesh):
-    made = build.rollout_programs(tiny.CONFIG)
+    made = rollout_plan.rollout_programs(tiny.CONFIG)
     params = made.prepare(jax.device_put(tiny.params(), weights.shardings(tiny.CONFIG, mesh)))
     sizes = drawn.shape(32, lane=lane, chunk=5, insert=(8, 32), prefill=(8,), bucket=8)
     found = drawn.drawn(MANY, sizes, programs=made, params=params)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from jaxreason import build, sharding
+from jaxreason import rollout_plan, sharding
 from jaxreason.model import weights
 from jaxreason.records import BUDGET, STOP_TOKEN
 from jaxreason.sharding import MeshSizes
@@ -86,13 +86,13 @@ def check_said(found) -> int:
 
 
 def sizes(**kind):
-  return drawn.shape(**dict(budget=T, prompt=4) | kind)
+  return drawn.shape(**dict(budget=T, prompt=16) | kind)
 
 
 @functools.cache
 def usual():
   """In their slots, at once."""
-  return conversed(sizes(count=16, bucket=16))
+  return conversed(sizes(count=16))
 
 
 def test_a_dialogue_is_the_policys_and_the_environments_words():
@@ -104,9 +104,9 @@ def test_a_dialogue_is_the_policys_and_the_environments_words():
 WAYS = {
   "in a narrow cache": dict(wait=4, count=2, chunk=1, bucket=4, prompt=16),
   "in narrow lanes": dict(wait=4, count=4, lane=2, chunk=1, bucket=4, prompt=16),
-  "in lanes": dict(wait=2, lane=4, ahead=1, bucket=16),
-  "ahead": dict(wait=1, ahead=1, count=16, insert=(3, 16), prompt=8),
-  "slots given up": dict(give_up=True, wait=2, bucket=32),
+  "in lanes": dict(wait=2, lane=4, ahead=1, prompt=4),
+  "ahead": dict(wait=1, ahead=1, count=16, insert=(3, 16)),
+  "slots given up": dict(give_up=True, wait=2, bucket=32, prompt=8),
   "slots given up, in lanes, ahead": dict(give_up=True, lane=2, ahead=1, chunk=3, prompt=16),
 }
 
@@ -125,7 +125,7 @@ def test_a_dialogue_is_the_same_whenever_and_wherever_it_goes_on(way):
 def test_a_dialogue_is_the_same_on_a_mesh(give_up):
   mesh = sharding.make_mesh(MeshSizes(2, 2, 2), jax.devices()[:8])
   with jax.set_mesh(mesh):
-    made = build.rollout_programs(tiny.CONFIG)
+    made = rollout_plan.rollout_programs(tiny.CONFIG)
     params = made.prepare(jax.device_put(tiny.params(), weights.shardings(tiny.CONFIG, mesh)))
     kind = sizes(count=16, lane=2, insert=(4, 16))
     found = conversed(kind, programs=made, params=params, wait=1, give_up=give_up)

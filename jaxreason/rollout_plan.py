@@ -1,0 +1,81 @@
+"""Floor 4: how a run's rollouts are laid out.
+
+What enters: settings, the model's configuration and the mesh. What leaves: the sizes of a rollout, the kernel that reads its
+cache, and its four programs, jitted.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+
+from jaxreason import sharding
+from jaxreason.model import decode_attention
+from jaxreason.model.config import ModelConfig
+from jaxreason.rollout import prepare, programs
+from jaxreason.rollout.config import Shape, shape_of
+from jaxreason.rollout.engine import RolloutPrograms
+from jaxreason.settings import RunSettings
+
+
+def rollout_shape(settings: RunSettings, mesh, *, group: int, samples: int | None) -> Shape:
+  """The sizes of a rollout of groups of `group`, `samples` in all or without end (None).
+
+  One chunk is dispatched before the last is looked at where the device works while the host looks; a CPU is both.
+  """
+  chosen = settings.rollout
+  slots = min(chosen.slots or chosen.prompts * chosen.group, samples or math.inf)
+  ahead = 0 if mesh.devices.flat[0].platform == "cpu" else 1
+  return shape_of(chosen, slots=slots, group=group, samples=samples, shards=sharding.batch_shards(mesh), ahead=ahead)
+
+
+def training_shape(settings: RunSettings, mesh) -> Shape:
+  """Of the rollouts that are trained on."""
+  chosen = settings.rollout
+  endless = chosen.max_staleness or chosen.refill_zero_variance
+  samples = None if endless else math.ceil(chosen.prompts * chosen.oversample) * chosen.group
+  return rollout_shape(settings, mesh, group=chosen.group, samples=samples)
+
+
+def decode_kernel(settings: RunSettings, config: ModelConfig, mesh) -> tuple[str, str]:
+  """(kernel, why) of decoding's attention."""
+  shape = training_shape(settings, mesh)
+  return decode_attention.choose(
+    mesh.devices.flat[0].platform, heads=config.heads, kv_heads=config.kv_heads, head_dim=config.head_dim, rows=shape.slots,
+    slots=shape.cache_bucket, prompts=shape.slots // shape.lane if shape.lane > 1 else 0, prefix_slots=shape.prompt_bucket,
+    mesh=mesh,
+  )  # fmt: skip
+
+
+def programs_for(settings: RunSettings, config: ModelConfig, mesh) -> RolloutPrograms:
+  """The programs of a run, with the kernel that fits it."""
+  return rollout_programs(dataclasses.replace(config, decode_kernel=decode_kernel(settings, config, mesh)[0]))
+
+
+def rollout_programs(config: ModelConfig) -> RolloutPrograms:
+  """The four programs of a rollout; the state that one of them takes is donated to it."""
+
+  def extend(params, tokens, lengths, state=None, slot=None, last=None):
+    return programs.extend(params, config, tokens, lengths, state, slot, last)
+
+  def decode(params, state, stop_ids, version, *, steps, truncate, least):
+    return programs.decode(params, config, state, stop_ids, version, steps=steps, truncate=truncate, least=least)
+
+  static = ("shape", "slots", "prefix_slots")
+  in_place = jax.jit(programs.insert, static_argnames=static, donate_argnums=0)
+  anew = jax.jit(programs.insert, static_argnames=static)
+
+  def insert(state, *rows, slots, prefix_slots, **shape):
+    """In place where no width changes: buffers of another size cannot be used again, and JAX would warn each time."""
+    parts = (state.cache, state.cache.prefix) if state else ()
+    fits = state and all(part.keys[0].shape[2] == wide for part, wide in zip(parts, (slots, prefix_slots), strict=True) if part)
+    call = in_place if fits else anew
+    return call(state, *rows, slots=slots, prefix_slots=prefix_slots, **shape)
+
+  return RolloutPrograms(
+    prepare=jax.jit(functools.partial(prepare.prepare_rollout_params, config=config)),
+    extend=jax.jit(extend, donate_argnums=3),
+    insert=insert,
+    decode=jax.jit(decode, static_argnames=("steps", "truncate", "least"), donate_argnums=1),
+  )
