@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tiny_run
 
-from jaxreason import build, collect, policy
+from jaxreason import collect, policy, rollout_plan
 from jaxreason.assemble import join
 from jaxreason.collect import Collector
 from jaxreason.rewards.pool import VerifierPool
@@ -195,7 +195,7 @@ def test_groups_with_one_reward_are_replaced_here_too(pool):
 def test_a_restored_collector_takes_up_what_was_on_its_way(pool, rollout, monkeypatch):
   """Whatever had a verdict keeps it, and all others are judged; every visit and sample is trained once."""
   ahead = int("refresh_cache" in rollout)
-  monkeypatch.setattr(collect, "training_shape", lambda *of: build.training_shape(*of)._replace(ahead=ahead))
+  monkeypatch.setattr(collect, "training_shape", lambda *of: rollout_plan.training_shape(*of)._replace(ahead=ahead))
   run = run_of("stamped", **rollout)
   first = Collector(run, pool)
   before = collected(first, range(3))

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import tiny_run
 
-from jaxreason import build as build_room
-from jaxreason import collect, metrics
+from jaxreason import collect, metrics, rollout_plan
 from jaxreason.answers import pool_of
 from jaxreason.build import build
 from jaxreason.collect import Collector
@@ -199,7 +198,7 @@ def test_a_turn_that_a_text_ends_is_closed_with_a_stop_token(run, pool, params):
 @pytest.mark.parametrize(("refresh", "ahead"), [(False, 0), (True, 0), (False, 1), (True, 1)])
 def test_dialogues_live_on_across_updates_and_checkpoints(run, pool, params, refresh, ahead, monkeypatch):
   """Whatever a dialogue was in the midst of, it ends as what its tokens say; also where a chunk is always on its way."""
-  monkeypatch.setattr(collect, "training_shape", lambda *of: build_room.training_shape(*of)._replace(ahead=ahead))
+  monkeypatch.setattr(collect, "training_shape", lambda *of: rollout_plan.training_shape(*of)._replace(ahead=ahead))
   run = tiny_run.changed(run, rollout=dict(max_staleness=1, refresh_cache=refresh, slots=20, chunk=3))
   collector, trained, between = Collector(run, pool), {}, 0
   words = np.array(run.tokenizer.encode(judges.WORDS), np.int32).tobytes()
