@@ -13,9 +13,10 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 quickstart: $(VENV)/.installed
 	$(BIN)/jaxreason train --config=quickstart --workdir=$(WORKDIR) --platform=cpu
 
+# Two processes, whole files each: most of a test's time is one thread of a compiler. Both must list the tests in one order.
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest
+	PYTHONHASHSEED=0 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-system: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m system
