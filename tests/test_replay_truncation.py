@@ -18,7 +18,7 @@ from jaxreason import assemble, build, debug, losses, masks, packing, sampling, 
 from jaxreason.model import decoder, weights
 from jaxreason.objective import SFT, Objective
 from jaxreason.records import BUDGET, Rollouts
-from jaxreason.rollout.engine import RolloutConfig
+from jaxreason.rollout.config import RolloutConfig
 from jaxreason.sampling import Sampling
 from jaxreason.sharding import MeshSizes
 from jaxreason.truncation import Cut
@@ -69,6 +69,7 @@ def rollouts(cut) -> Rollouts:
   return Rollouts(
     prompts=prompts, prompt_lengths=prompt_lengths, visit_ids=np.arange(P, dtype=np.int32), tokens=tokens, lengths=lengths,
     logprobs=logprobs, log_mass=log_mass, versions=np.zeros((P, G, T), np.int32), stop=zeros(BUDGET),
+    own=written,
     rewards=generator.random((P, G)).astype(np.float32), judged=np.ones((P, G), bool),
   )  # fmt: skip
 
