@@ -68,7 +68,7 @@ def decode_step(programs, params, config: ModelConfig, rows: int, positions: int
       engine.place(params, [Placing(slot, prompts[slot // lane], slot // lane, slot % lane) for slot in range(rows)])
       jax.block_until_ready(engine.written())
     began = time.perf_counter()
-    engine.decode(params, 0, range(rows))
+    engine.decode(params, 0, range(rows), ())
     engine.read()
     return time.perf_counter() - began
 
