@@ -129,6 +129,11 @@ class Answers:
       group = self.groups[visit]
       self._slots.admit(visit, group.prompt, [one.sample for one in of_prompt], of_prompt, group.budgets)
 
+  def settle(self) -> None:
+    """Looks at every chunk that was dispatched: what is done between two steps, such as saving, then changes nothing."""
+    for written in self._slots.settled():
+      self._on_ended(written)
+
   def unload(self) -> None:
     """Gives the device's memory back, where nothing is on its way."""
     self._slots.unload()

@@ -149,6 +149,7 @@ class Collector:
         for judged in self._taken(self._answers.ready()[: P - len(found)]):
           if not self._too_old(judged, step):
             (found if self._teaches(judged) else same).append(judged)
+    self._answers.settle()
     return self._filled(found, same)
 
   def _begun(self, found: int) -> int:

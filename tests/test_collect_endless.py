@@ -234,3 +234,14 @@ def test_whole_groups_are_taken_up_in_the_order_in_which_they_ended(pool):
   again.restore(json.loads(json.dumps(first.state())))
   order = [[group.visit for group in one._answers.ready()] for one in (first, again)]
   assert order[0] == order[1] != sorted(order[0])
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_saving_changes_nothing(pool, ahead, monkeypatch):
+  """Also where a chunk is dispatched before the last one was looked at."""
+  monkeypatch.setattr(collect, "training_shape", lambda *of: rollout_plan.training_shape(*of)._replace(ahead=ahead))
+  saved, plain = Collector(run_of(), pool), Collector(run_of(), pool)
+  for step in range(6):
+    (one,), (other,) = collected(saved, [step]), collected(plain, [step])
+    jax.tree.map(np.testing.assert_array_equal, one.rollouts, other.rollouts)
+    saved.state()

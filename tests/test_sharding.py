@@ -202,3 +202,14 @@ def test_sizes_that_do_not_divide_are_told_in_one_line():
 def test_without_a_mesh_nothing_is_constrained():
   x = np.ones((3, 5))
   assert sharding.shard(x, ("batch", "embed")) is x
+
+
+@meshes
+def test_the_rollouts_copy_is_whole_where_activations_are(sizes):
+  """Of its matrices D is on every device: no chunk gathers a weight that training cuts over it."""
+  with jax.set_mesh(mesh_of(sizes)):
+    copy = programs(sizes).rollout.prepare(placed(sizes))
+  block, config = copy.blocks[0], tiny.CONFIG
+  for matrix, axis in ((copy.embedding, 1), (block.query_key_value, 2), (block.gate_up, 2), (block.output, 0), (block.down, 0)):
+    assert matrix.sharding.shard_shape(matrix.shape)[axis] == config.embed
+  assert block.down.sharding.shard_shape(block.down.shape)[1] == config.mlp // sizes.tensor

@@ -152,8 +152,10 @@ def introduce(run: Run, workdir: Path, show: Display) -> None:
     show.say(f"reinforcement: {chosen.train.steps} steps of {shape.prompts} prompts x {shape.group} samples")
     show.say(f"objective: {described(chosen.objective)}")
     show.say(f"rollout: {laid_out(chosen, run)}")
-  caches = len({bucketed(length, shape.cache_bucket) for length in range(1, shape.max_new_tokens + 1)})
-  show.say(f"compiling as it goes: supervise, prefill, insert, decode (at most {caches} cache sizes), assemble, update")
+  copies = rollout_plan.training_shape(chosen, run.mesh).lane == 1
+  longest = shape.max_new_tokens + copies * bucketed(shape.max_prompt_tokens, shape.prompt_bucket)
+  caches = len({bucketed(length, shape.cache_bucket) for length in range(1, longest + 1)})
+  show.say(f"compiling as it goes: supervise, prepare, extend, insert, decode (at most {caches} cache sizes), assemble, update")
   show.say(f"working directory: {workdir}")
 
 

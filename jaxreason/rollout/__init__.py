@@ -1,5 +1,5 @@
 """Floor 3, rollouts: from prompts to samples, inside the training program.
 
-`prepare` makes the rollout's copy of the weights, `state` is what decoding carries, `programs` are the compiled parts
-(prefill, begin, grow, decode) and `engine` is the host loop that drives them chunk by chunk.
+`config` has settings and sizes, `prepare` makes the rollout's copy of the weights, `state` is what decoding carries, `programs`
+are the compiled parts (extend, insert, decode), `engine` drives them by slot number, and `slots` knows who is where.
 """

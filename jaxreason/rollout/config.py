@@ -5,6 +5,7 @@ sizes that programs are compiled for; and the rule by which lengths become bucke
 """
 
 import dataclasses
+import json
 import math
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ class RolloutConfig:
     slots: samples that decode at the same time; 0 for all P x G. With fewer, a slot is filled again when its sample ends.
     max_new_tokens: T, completion budget in tokens; with an environment, of all turns and what it says between them.
     min_new_tokens: tokens before which no stop token is drawn.
-    stop_strings: texts that end a sample, separated by a blank line; they stay in the text, what follows is cut.
+    stop_strings: a text that ends a sample, or a JSON list of such texts; it stays in the text, what follows is cut.
     max_prompt_tokens: longest prompt; what is longer follows long_prompts.
     long_prompts: "truncate_left", "drop" or "error".
     chunk: K, tokens decoded between two looks of the host.
@@ -40,11 +41,12 @@ class RolloutConfig:
     refresh_cache: at max_staleness >= 1, compute keys and values anew after each update instead of keeping the old policy's.
     max_age: at max_staleness >= 1, drop a group whose oldest token is more updates old than this; 0 for never. Dropping
       favours short answers; what is dropped is reported.
-    oversample: groups begun for a batch, over prompts; what is begun in vain is reported.
+    oversample: groups begun for a batch, over prompts, at max_staleness 0; what is begun in vain is reported.
     refill_zero_variance: groups whose rewards are all the same are replaced by further prompts (dynamic sampling, DAPO).
     max_waves: how often a batch is filled up with further prompts before it takes what it has.
     order: "stream", or "difficulty": prompts that the policy solves about half the time come first.
-    max_solve_rate: prompts that were solved at this rate or above leave the pool (no positive resampling, ScaleRL); 1.0: none.
+    max_solve_rate: prompts of which 16 answers or more were judged, and this share of them right, leave the pool (no positive
+      resampling, ScaleRL); 1.0: none.
     environment: of several turns, the name of one in `environments` or a module of your own, package.module; empty for a
       single answer.
     turn_discount: γ of the rewards of later turns.
@@ -84,6 +86,7 @@ class RolloutConfig:
     for name, valid in (("long_prompts", LONG_PROMPTS), ("prefix_sharing", SHARING), ("order", ("stream", "difficulty"))):
       if getattr(self, name) not in valid:
         raise UserError(f"rollout.{name} expected {', '.join(valid[:-1])} or {valid[-1]}, got {getattr(self, name)!r}")
+    _ = self.stops  # told now if it cannot be read
     if self.temperature <= 0:
       raise UserError(f"rollout.temperature expected > 0 to train on samples, got {self.temperature}")
     if not (0 < self.top_p <= 1 and self.top_k >= 0 and 0 <= self.min_p < 1):
@@ -96,13 +99,28 @@ class RolloutConfig:
     if self.min_new_tokens > self.max_new_tokens:
       most = self.max_new_tokens
       raise UserError(f"rollout.min_new_tokens expected at most max_new_tokens={most}, got {self.min_new_tokens}")
+    if self.max_staleness and self.oversample > 1:
+      raise UserError(
+        f"rollout.oversample expected 1 with max_staleness={self.max_staleness}, got {self.oversample}; without waves groups "
+        "are begun as slots come free"
+      )
+    if self.turn_discount < 1 and not self.environment:
+      raise UserError(f"rollout.turn_discount expected 1 without an environment, got {self.turn_discount}; there is one turn")
     if not self.max_staleness and (self.refresh_cache or self.max_age):
       raise UserError("rollout.max_staleness expected at least 1 with refresh_cache or max_age, got 0; no sample is that old")
 
   @property
   def stops(self) -> tuple[str, ...]:
     """The texts that end a sample."""
-    return tuple(text for text in self.stop_strings.split("\n\n") if text)
+    if not self.stop_strings.startswith("["):
+      return (self.stop_strings,) if self.stop_strings else ()
+    try:
+      texts = json.loads(self.stop_strings)
+    except ValueError:
+      texts = None
+    if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
+      raise UserError(f"rollout.stop_strings expected a text or a JSON list of texts, got {self.stop_strings!r}")
+    return tuple(texts)
 
   @property
   def truncates(self) -> bool:

@@ -76,7 +76,7 @@ class Engine:
   def clear(self) -> None:
     """Gives the device's memory back; all slots are blank."""
     self._state: DecodeState | None = None
-    self._prefix: Prefix | None = None
+    self._blank: Prefix | None = None
     self._width = 0
     self._length = np.zeros(self.shape.slots, np.int64)  # tokens after the prompt at most, chunks on their way included
     self._base = np.zeros(self.shape.slots, np.int64)  # of the prompt in the slot's own part of the cache
@@ -93,8 +93,11 @@ class Engine:
       for row, prompt in enumerate(part):
         lengths[row] = len(prompt) - 1
         tokens[row, : lengths[row]] = prompt[:-1]
-      self._prefix = self._programs.extend(params, tokens, lengths)
-      found += [Prefilled(self._prefix, row, len(prompt) - 1, int(prompt[-1])) for row, prompt in enumerate(part)]
+      prefix = self._programs.extend(params, tokens, lengths)
+      # What a resized cache is given to insert: nothing, in the shape of a prompt.
+      blank = lambda x: np.zeros((1, *x.shape[1:]), x.dtype)
+      self._blank = jax.tree.map(blank, prefix)
+      found += [Prefilled(prefix, row, len(prompt) - 1, int(prompt[-1])) for row, prompt in enumerate(part)]
     return found
 
   def place(self, params, placings: Sequence[Placing]) -> None:
@@ -197,7 +200,7 @@ class Engine:
     wanted = bucketed(needed, self.shape.cache_bucket)
     if wanted > self._width or (narrow and 2 * wanted <= self._width):
       self._width = wanted
-      self._insert(self._prefix, (), self.shape.insert[0])
+      self._insert(self._blank, (), self.shape.insert[0])
 
 
 def _parts(items: Sequence, sizes: tuple[int, ...]):

@@ -10,15 +10,22 @@ import jax.numpy as jnp
 from jaxreason.model import decoder
 from jaxreason.model.config import ModelConfig
 from jaxreason.model.weights import Block, Params
+from jaxreason.sharding import shard
 
 
 def prepare_rollout_params(params: Params, config: ModelConfig) -> Params:
-  """Params with `blocks` a tuple of L fused `Block`s, matrices in the compute dtype, norms and biases as they were."""
+  """Params with `blocks` a tuple of L fused `Block`s, matrices in the compute dtype, norms and biases as they were.
+
+  Matrices are cut over the mesh as activations are, D whole: what training shards over D is gathered once for a policy version,
+  not at every chunk.
+  """
   dtype = jnp.dtype(config.compute_dtype)
   cast = lambda matrix: matrix.astype(dtype)
   blocks = tuple(_fuse(decoder.layer(params.blocks, index), cast) for index in range(config.layers))
-  head = None if params.head is None else cast(params.head)
-  return params.replace(embedding=cast(params.embedding), blocks=blocks, head=head)
+  rows = lambda matrix: shard(cast(matrix), ("vocab", "embed"))
+  return params.replace(
+    embedding=rows(params.embedding), blocks=blocks, head=None if params.head is None else rows(params.head)
+  )
 
 
 def _fuse(block: Block, cast) -> Block:
@@ -28,8 +35,8 @@ def _fuse(block: Block, cast) -> Block:
     value=None,
     gate=None,
     up=None,
-    query_key_value=cast(jnp.concatenate([block.query, block.key, block.value])),
-    gate_up=cast(jnp.stack([block.gate, block.up], axis=1)),
-    output=cast(block.output),
-    down=cast(block.down),
+    query_key_value=shard(cast(jnp.concatenate([block.query, block.key, block.value])), ("heads", None, "embed")),
+    gate_up=shard(cast(jnp.stack([block.gate, block.up], axis=1)), ("mlp", None, "embed")),
+    output=shard(cast(block.output), ("embed", "heads", None)),
+    down=shard(cast(block.down), ("embed", "mlp")),
   )

@@ -1,4 +1,4 @@
-"""Floor 3: the compiled parts of a rollout, as pure functions; `build` jits them. With `prepare` they are all there are.
+"""Floor 3: the compiled parts of a rollout, as pure functions; `rollout_plan` jits them. With `prepare` they are all there are.
 
 `extend` runs tokens through the model onto caches: from empty it is prefill, once per group; onto slots it feeds what an
 environment says, or what was written under other weights. `insert` puts samples into free slots and sets the cache's width, so

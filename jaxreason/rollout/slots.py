@@ -163,9 +163,7 @@ class Slots:
 
     Those on their way are in slots, or in line behind what they have written.
     """
-    ended = []
-    while self._engine.pending:
-      ended += self._look()
+    ended = self.settled()
     going = [one for one, _ in self._said.values()]
     going += [Written(at.visit, sample, RUNNING, record) for at in self._line for sample, record in at.written.items()]
     decoding = self._decoding()
@@ -173,6 +171,13 @@ class Slots:
       lengths, record = jax.device_get(self._engine.written())
       going += [self._written(slot, RUNNING, lengths[slot], record) for slot in decoding]
     return ended, going
+
+  def settled(self) -> list[Written]:
+    """What ended in chunks that were dispatched and not looked at; waits for them."""
+    ended = []
+    while self._engine.pending:
+      ended += self._look()
+    return ended
 
   def unload(self) -> None:
     """Takes all samples that have begun (see `so_far` before) out of slots and line, and gives the device's memory back."""
@@ -218,6 +223,8 @@ class Slots:
     for placing in placings:
       self._seen[placing.slot] = 0 if placing.written is None else len(placing.written.tokens)
     self._engine.place(params, placings)
+    for _, prompt, _ in chosen:
+      prompt.prefilled = prompt.prefilled if prompt.left else None  # its slots have what they need
     self._line = [prompt for prompt in self._line if prompt.left]
 
   def _look(self) -> list[Written]:

@@ -258,6 +258,9 @@ def test_the_width_of_a_batch_is_a_bucket_within_the_budget():
     (dict(temperature=0.0), "rollout.temperature expected > 0"),
     (dict(top_p=0.0), r"top_p in \(0, 1\]"),
     (dict(min_p=1.0), r"min_p in \[0, 1\)"),
+    (dict(stop_strings='["a", 1]'), "stop_strings expected a text or a JSON list of texts"),
+    (dict(max_staleness=1, oversample=2.0), "oversample expected 1 with max_staleness=1, got 2.0"),
+    (dict(turn_discount=0.9), "turn_discount expected 1 without an environment, got 0.9"),
     (dict(long_prompts="cut"), "rollout.long_prompts expected truncate_left, drop or error, got 'cut'"),
   ],
 )
@@ -265,3 +268,11 @@ def test_a_wrong_setting_is_told_in_one_line(changes, told):
   with pytest.raises(UserError, match=told) as error:
     RolloutConfig(**changes)
   assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("text", "stops"),
+  [("", ()), ("\n\n", ("\n\n",)), ('["\\n\\nQ:", "###"]', ("\n\nQ:", "###"))],
+)
+def test_stop_strings_are_a_text_or_a_list(text, stops):
+  assert RolloutConfig(stop_strings=text).stops == stops
