@@ -183,7 +183,7 @@ def test_fewer_slots_write_the_same_dialogues(run, pool, params):
 
 
 def test_a_turn_that_a_text_ends_is_closed_with_a_stop_token(run, pool, params):
-  (batch,) = collected(tiny_run.changed(run, rollout=dict(stop_strings="7\n\n3")), pool, params)
+  (batch,) = collected(tiny_run.changed(run, rollout=dict(stop_strings='["7", "3"]')), pool, params)
   ends, found = run.tokenizer.encode("73"), 0
   for sample in batch.samples:
     tokens, own = sample.written.record.tokens, sample.written.record.own
@@ -245,7 +245,7 @@ def test_a_model_with_its_own_tokenizer_is_given_another_try(tmp_path):
   """`retry` in its chat template, with a text that ends a turn, as random weights end none."""
   source = str(Path(__file__).parent / "fixtures/models/smollm.gguf")
   shape = dict(environment="retry", max_new_tokens=96, max_prompt_tokens=128, long_prompts="truncate_left", chunk=16)
-  shape |= dict(stop_strings="e\n\nt", prompts=2, group=2, prompt_bucket=64, cache_bucket=256)
+  shape |= dict(stop_strings='["e", "t"]', prompts=2, group=2, prompt_bucket=64, cache_bucket=256)
   chosen = tiny_run.settings(
     **{f"rollout__{name}": value for name, value in shape.items()}, model__source=source, sft__steps=0, train__steps=2,
     data__task="word_problems", train__row_tokens=0, evaluation__problems=2, evaluation__every=0,
