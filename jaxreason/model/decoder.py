@@ -200,21 +200,11 @@ def _project_heads(h, matrix_NHD, bias, dtype):
 def _project(x_BTI, matrix_OI, dtype) -> jax.Array:
   """[B, T, O] in float32.
 
-  Always of two axes: XLA on CPU reads an [out, in] matrix as it lies, but transposes one of more axes at every call. For one
-  token a row (decode) it is a fifth faster there with the matrix on the left, whose product comes out turned around.
+  Always of two axes: XLA on CPU reads an [out, in] matrix as it lies, but transposes one of more axes at every call. Rows come
+  first for one token a row too: the matrix first is a fifth faster there, and its sums differ from the full pass's by more than
+  thirty layers should amplify (1.4e-4 of SmolLM2's logits).
   """
-  if x_BTI.shape[1] == 1:
-    return jax.lax.platform_dependent(x_BTI, matrix_OI.astype(dtype), cpu=_matrix_first, default=_rows_first)
-  return _rows_first(x_BTI, matrix_OI.astype(dtype))
-
-
-def _rows_first(x_BTI, matrix_OI):
-  return jnp.einsum("bti,oi->bto", x_BTI, matrix_OI, preferred_element_type=jnp.float32)
-
-
-def _matrix_first(x_B1I, matrix_OI):
-  turned_OB = jax.lax.dot_general(matrix_OI, x_B1I[:, 0], (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
-  return jax.lax.optimization_barrier(turned_OB).T[:, None]  # the barrier keeps XLA from turning the product around instead
+  return jnp.einsum("bti,oi->bto", x_BTI, matrix_OI.astype(dtype), preferred_element_type=jnp.float32)
 
 
 def _heads_first(x_BTKH):
