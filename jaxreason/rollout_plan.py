@@ -11,6 +11,7 @@ import math
 import jax
 
 from jaxreason import sharding
+from jaxreason.model import cache as caches
 from jaxreason.model import decode_attention
 from jaxreason.model.config import ModelConfig
 from jaxreason.rollout import prepare, programs
@@ -69,7 +70,7 @@ def rollout_programs(config: ModelConfig) -> RolloutPrograms:
   def insert(state, *rows, slots, prefix_slots, **shape):
     """In place where no width changes: buffers of another size cannot be used again, and JAX would warn each time."""
     parts = (state.cache, state.cache.prefix) if state else ()
-    fits = state and all(part.keys[0].shape[2] == wide for part, wide in zip(parts, (slots, prefix_slots), strict=True) if part)
+    fits = state and all(caches.width(part) == wide for part, wide in zip(parts, (slots, prefix_slots), strict=True) if part)
     call = in_place if fits else anew
     return call(state, *rows, slots=slots, prefix_slots=prefix_slots, **shape)
 

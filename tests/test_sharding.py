@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -204,12 +205,39 @@ def test_without_a_mesh_nothing_is_constrained():
   assert sharding.shard(x, ("batch", "embed")) is x
 
 
+@pytest.mark.parametrize("lane", [1, 2])
+@pytest.mark.parametrize("name", ["2x2x2", "1x4x2"])
+def test_decode_exchanges_no_more_than_sums_over_tensor_parts(name, lane):
+  """Two sums a layer and one of the embedding; all else that crosses devices is the sampler's, a few numbers a row. No weight,
+  no key and no head's query is gathered: each part of a fused product stays where it is."""
+  mesh, rows = mesh_of(MESHES[name]), 16
+  with jax.set_mesh(mesh):
+    made, parts = programs(MESHES[name]).rollout, sharding.batch_shards(mesh)
+    shape = Shape(rows, lane, 6, 3, (parts, rows), (parts, 8), 8, 8, ahead=0)
+    held = Slots(made, shape, Draw(jax.random.key(0), (2,)))
+    for row in range(8):
+      held.admit(row, PROMPTS[row, : LENGTHS[row]], range(2))
+    params = made.prepare(placed(MESHES[name]))
+    held.chunk(params, 0)
+    lowered = made.decode.lower(
+      params, held._engine._state, np.array([2], np.int32), np.int32(0), steps=3, truncate=False, least=False
+    )
+  found = re.findall(r"= \(?\w+\[([\d,]*)\].*? (all-[\w-]+|reduce-scatter|collective-permute)\(", lowered.compile().as_text())
+  shapes = [(kind, tuple(map(int, dims.split(",")))) for dims, kind in found]
+  total = ("all-reduce", (rows // parts, 1, tiny.CONFIG.embed))
+  assert shapes.count(total) == 2 * tiny.CONFIG.layers + 1
+  # What a row of logits comes to; heads and matrices have three axes and more, or the width of the model.
+  others = [(kind, shape) for kind, shape in shapes if (kind, shape) != total]
+  assert all(len(shape) <= 2 and shape[0] == rows // parts for _, shape in others), others
+  assert all(shape[1:] < (3,) for kind, shape in others if kind == "all-gather"), others
+
+
 @meshes
 def test_the_rollouts_copy_is_whole_where_activations_are(sizes):
   """Of its matrices D is on every device: no chunk gathers a weight that training cuts over it."""
   with jax.set_mesh(mesh_of(sizes)):
     copy = programs(sizes).rollout.prepare(placed(sizes))
   block, config = copy.blocks[0], tiny.CONFIG
-  for matrix, axis in ((copy.embedding, 1), (block.query_key_value, 2), (block.gate_up, 2), (block.output, 0), (block.down, 0)):
+  for matrix, axis in ((copy.embedding, 1), (block.query_key_value, 0), (block.gate_up, 0), (block.output, 2), (block.down, 1)):
     assert matrix.sharding.shard_shape(matrix.shape)[axis] == config.embed
-  assert block.down.sharding.shard_shape(block.down.shape)[1] == config.mlp // sizes.tensor
+  assert block.down.sharding.shard_shape(block.down.shape)[0] == config.mlp // sizes.tensor

@@ -14,12 +14,23 @@ import jax.numpy as jnp
 MASKED = -1e30
 
 
-def rotation(positions_BT: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
-  """(cos, sin) of the rotary embedding's angles, [B, T, 1, H/2] float32 each: to be made once for all layers and heads."""
+def rotation(positions_BT: jax.Array, head_dim: int, theta: float, reach: int | None = None) -> tuple[jax.Array, jax.Array]:
+  """(cos, sin) of the rotary embedding's angles, [B, T, 1, H/2] float32 each: to be made once for all layers and heads.
+
+  Args:
+    positions_BT: int32.
+    head_dim: H.
+    theta: base of the frequencies.
+    reach: where every position that counts is less than this, they are read from a table of so many: XLA on CPU would make the
+      angles again in every layer, and lifts a table out of a loop over steps.
+  """
   half = head_dim // 2
   frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-  angles_BT1h = positions_BT[..., None, None].astype(jnp.float32) * frequencies[None, None, None, :]
-  return jax.lax.optimization_barrier((jnp.cos(angles_BT1h), jnp.sin(angles_BT1h)))
+  # Behind the barrier, for a table of constants would be made by the compiler, whose cosine is not the machine's to the bit.
+  at = positions_BT if reach is None else jax.lax.optimization_barrier(jnp.arange(reach, dtype=jnp.int32))
+  angles = at[..., None, None].astype(jnp.float32) * frequencies.reshape((1,) * (at.ndim + 1) + (half,))
+  cos_sin = jax.lax.optimization_barrier((jnp.cos(angles), jnp.sin(angles)))
+  return cos_sin if reach is None else tuple(part[positions_BT] for part in cos_sin)
 
 
 def rotate(x_BTNH: jax.Array, cos_BT1h: jax.Array, sin_BT1h: jax.Array) -> jax.Array:
@@ -70,7 +81,7 @@ def _bias(mask):
   return jax.lax.optimization_barrier(jnp.where(mask, 0.0, MASKED).astype(jnp.float32))
 
 
-def attend(q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_B1TS: jax.Array) -> jax.Array:
+def attend(q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_B1TS: jax.Array, axis: int = 2) -> jax.Array:
   """softmax(q kᵀ / √H) v with grouped heads.
 
   Args:
@@ -78,6 +89,7 @@ def attend(q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_B1TS: j
     k_BKSH: keys.
     v_BKSH: values.
     mask_B1TS: bool, True where a query may look, or float32 that is added to the scores.
+    axis: of S in the keys, 2 or 3.
 
   Returns:
     [B, T, N, H] in the queries' dtype.
@@ -87,13 +99,14 @@ def attend(q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_B1TS: j
   # Rows times a matrix, the queries first and the keys as they lie: einsum's order would transpose the scores, T x S of them,
   # and would give one query (decode) other kernels on CPU than many, whose sums differ in their last bits.
   q_BKRH = _by_kv_head(q_BTNH, k_BKSH.shape[1])
-  scores_BKRS = _masked(_scores(q_BKRH, k_BKSH), mask_B1TS[:, :, None])
+  scores_BKRS = _masked(_scores(q_BKRH, k_BKSH, axis), mask_B1TS[:, :, None])
   probabilities = jax.nn.softmax(scores_BKRS, axis=-1).astype(q_BTNH.dtype)
   return _by_query(_weighed(probabilities, v_BKSH).astype(q_BTNH.dtype), q_BTNH.shape)
 
 
 def attend_after(
-  q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_B1TS: jax.Array, k_PKSH, v_PKSH, bias_PS: jax.Array
+  q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_B1TS: jax.Array, k_PKSH, v_PKSH, bias_PS: jax.Array,
+  axis: int = 2,
 ) -> jax.Array:
   """`attend` over a prefix and a row's own keys: one softmax over both, and the prompt's keys are read once for all its rows.
 
@@ -103,6 +116,7 @@ def attend_after(
     k_PKSH: keys of P prompts.
     v_PKSH: values of P prompts.
     bias_PS: of `prefix_bias`. All queries see all of a prompt.
+    axis: of S in both parts' keys, 2 or 3.
 
   Returns:
     [B, T, N, H] in the queries' dtype.
@@ -112,8 +126,8 @@ def attend_after(
   B, K, R, _ = q_BKRH.shape
   lanes = lambda x_BKR_: jnp.swapaxes(x_BKR_.reshape(P, B // P, K, R, -1), 1, 2).reshape(P, K, B // P * R, -1)
   rows = lambda x_PKR_: jnp.swapaxes(x_PKR_.reshape(P, K, B // P, R, -1), 1, 2).reshape(B, K, R, -1)
-  before = rows(_scores(lanes(q_BKRH), k_PKSH) + bias_PS[:, None, None])
-  scores = jnp.concatenate([before, _masked(_scores(q_BKRH, k_BKSH), mask_B1TS[:, :, None])], axis=-1)
+  before = rows(_scores(lanes(q_BKRH), k_PKSH, axis) + bias_PS[:, None, None])
+  scores = jnp.concatenate([before, _masked(_scores(q_BKRH, k_BKSH, axis), mask_B1TS[:, :, None])], axis=-1)
   probabilities = jax.nn.softmax(scores, axis=-1).astype(q_BTNH.dtype)
   attended = rows(_weighed(lanes(probabilities[..., :S]), v_PKSH)) + _weighed(probabilities[..., S:], v_BKSH)
   return _by_query(attended.astype(q_BTNH.dtype), q_BTNH.shape)
@@ -130,8 +144,8 @@ def _by_query(x_BKRH, shape):
   return jnp.swapaxes(x_BKRH.reshape(B, N, T, H), 1, 2)
 
 
-def _scores(q_BKRH, k_BKSH):
-  product = _product(q_BKRH, k_BKSH.astype(q_BKRH.dtype), (((3,), (3,)), ((0, 1), (0, 1))))
+def _scores(q_BKRH, k_BKSH, axis: int):
+  product = _product(q_BKRH, k_BKSH.astype(q_BKRH.dtype), (((3,), (5 - axis,)), ((0, 1), (0, 1))))
   return product * q_BKRH.shape[-1] ** -0.5
 
 

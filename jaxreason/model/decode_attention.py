@@ -91,7 +91,7 @@ def write_decode(
   """
   if kernel != "pallas_tpu":
     return tuple(
-      caches.write(array, new[:, :, None], at_B) for array, new in ((keys_BKSH, new_keys_BKH), (values_BKSH, new_values_BKH))
+      caches.write(array, new[:, None], at_B) for array, new in ((keys_BKSH, new_keys_BKH), (values_BKSH, new_values_BKH))
     )
   from jaxreason.model.decode_attention_tpu import write
 

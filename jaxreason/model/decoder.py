@@ -20,7 +20,7 @@ from jaxreason.model import attention
 from jaxreason.model import cache as caches
 from jaxreason.model.config import ModelConfig
 from jaxreason.model.decode_attention import attend_decode, write_decode
-from jaxreason.model.weights import Block, Params
+from jaxreason.model.weights import Block, FusedBlock, Params
 from jaxreason.sharding import shard
 
 
@@ -37,7 +37,7 @@ def apply(params: Params, config: ModelConfig, tokens, positions, *, segments=No
   """Hidden states of a batch of tokens.
 
   Args:
-    params: parameters; `blocks` stacked [L, ...], or a tuple of L blocks (the rollout's copy).
+    params: parameters; `blocks` stacked [L, ...], or a tuple of L `FusedBlock`s (the rollout's copy).
     config: static.
     tokens: [B, T] int32.
     positions: [B, T] int32, for the rotary embedding; they restart where a packed sample starts.
@@ -62,7 +62,7 @@ def apply(params: Params, config: ModelConfig, tokens, positions, *, segments=No
   if routing is not None:
     raise UserError("decoder.apply got routing for a dense model; leave routing=None")
   x = shard(embed(params, config, tokens), ("batch", "length", "embed"))
-  turn = attention.rotation(positions, config.head_dim, config.rope_theta)
+  turn = attention.rotation(positions, config.head_dim, config.rope_theta, cache and caches.reach(cache))
   if cache is None:
     mask = attention.sequence_mask(segments, *tokens.shape)
     x = _run_blocks(params.blocks, config, x, turn, mask)
@@ -105,7 +105,7 @@ def layer(blocks: Block | tuple[Block, ...], index: int) -> Block:
 def _run_blocks(blocks, config, x, turn, mask):
   def body(x, block):
     return _block(
-      block, config, x, turn, lambda q, k, v: (attention.attend(q, _heads_first(k), _heads_first(v), mask), None)
+      block, config, x, turn, lambda q, k, v: (attention.attend(q, caches.by_head(k), caches.by_head(v), mask), None)
     )
 
   if config.remat == "block":
@@ -129,16 +129,16 @@ def _run_with_cache(blocks, config, x, turn, cache):
 
 def _of_queries(cache: caches.Cache, queries: int):
   """`attend` of each layer for any number of queries a row, plain XLA."""
-  prefix = cache.prefix
-  bias = attention.cache_bias(cache.keys[0].shape[2], cache.used, queries)
-  before = prefix and attention.prefix_bias(prefix.keys[0].shape[2], prefix.lengths)
+  prefix, axis = cache.prefix, cache.axis
+  bias = attention.cache_bias(caches.width(cache), cache.used, queries)
+  before = prefix and attention.prefix_bias(caches.width(prefix), prefix.lengths)
 
   def attend(q, k, v, index):
-    key = caches.write(cache.keys[index], _heads_first(k), cache.used)
-    value = caches.write(cache.values[index], _heads_first(v), cache.used)
+    key = caches.write(cache.keys[index], k, cache.used, axis)
+    value = caches.write(cache.values[index], v, cache.used)
     if prefix is None:
-      return attention.attend(q, key, value, bias), (key, value)
-    return attention.attend_after(q, key, value, bias, prefix.keys[index], prefix.values[index], before), (key, value)
+      return attention.attend(q, key, value, bias, axis), (key, value)
+    return attention.attend_after(q, key, value, bias, prefix.keys[index], prefix.values[index], before, axis), (key, value)
 
   return [functools.partial(attend, index=index) for index in range(len(cache.keys))]
 
@@ -147,7 +147,7 @@ def _of_one_query(config, cache: caches.Cache):
   """`attend` of each layer for one query a row, by the configuration's kernel."""
   kernel, prefix = config.decode_kernel, cache.prefix
   # A row that is done may be full: what it writes over then is never read.
-  at = jnp.minimum(cache.used, cache.keys[0].shape[2] - 1)
+  at = jnp.minimum(cache.used, caches.width(cache) - 1)
 
   def attend(q, k, v, index):
     key, value = write_decode(cache.keys[index], cache.values[index], k[:, 0], v[:, 0], at, kernel=kernel)
@@ -157,44 +157,55 @@ def _of_one_query(config, cache: caches.Cache):
   return [functools.partial(attend, index=index) for index in range(len(cache.keys))]
 
 
-def _block(block: Block, config: ModelConfig, x, turn, attend):
+def _block(block: Block | FusedBlock, config: ModelConfig, x, turn, attend):
   """One pre-norm block; `attend(q, k, v) -> (attended, kept)` decides where keys and values live."""
   dtype = jnp.dtype(config.compute_dtype)
+  fused = isinstance(block, FusedBlock)
 
   h = rms_norm(x, block.attention_norm, config.norm_eps)
-  q, k, v = _query_key_value(block, config, h, dtype)
+  q, k, v = (_fused_heads if fused else _heads)(block, config, h, dtype)
   if config.qk_norm:
     q, k = rms_norm(q, block.query_norm, config.norm_eps), rms_norm(k, block.key_norm, config.norm_eps)
   q, k = (attention.rotate(part, *turn) for part in (q, k))
   attended, kept = attend(q, k, v)
-  x = x + _project(attended.reshape(*x.shape[:2], -1), block.output.reshape(config.embed, -1), dtype).astype(dtype)
+  attended = attended.reshape(*x.shape[:2], -1)
+  if fused:
+    x = x + _project_in(attended, block.output.reshape(-1, config.embed), dtype).astype(dtype)
+  else:
+    x = x + _project(attended, block.output.reshape(config.embed, -1), dtype).astype(dtype)
 
   h = rms_norm(x, block.mlp_norm, config.norm_eps)
-  if block.gate_up is None:
-    gate, up = _project(h, block.gate, dtype), _project(h, block.up, dtype)
+  if fused:
+    both = _project_in(h, block.gate_up, dtype)
+    gate, up = both[:, :, 0], both[:, :, 1]
   else:
-    both = _project(h, block.gate_up.reshape(-1, config.embed), dtype).reshape(*h.shape[:2], -1, 2)
-    gate, up = both[..., 0], both[..., 1]
+    gate, up = _project(h, block.gate, dtype), _project(h, block.up, dtype)
   inner = shard((jax.nn.silu(gate) * up).astype(dtype), ("batch", "length", "mlp"))
-  x = x + _project(inner, block.down, dtype).astype(dtype)
+  x = x + (_project_in if fused else _project)(inner, block.down, dtype).astype(dtype)
   return shard(x, ("batch", "length", "embed")), kept
 
 
-def _query_key_value(block, config, h, dtype):
-  if block.query_key_value is None:
-    pairs = ((block.query, block.query_bias), (block.key, block.key_bias), (block.value, block.value_bias))
-    return [_project_heads(h, matrix, bias, dtype) for matrix, bias in pairs]
-  N, K = config.heads, config.kv_heads
-  bias = block.query_bias if block.query_bias is None else jnp.concatenate([block.query_bias, block.key_bias, block.value_bias])
-  return jnp.split(_project_heads(h, block.query_key_value, bias, dtype), [N, N + K], axis=2)
+def _heads(block: Block, config, h, dtype):
+  """(q [B, T, N, H], k [B, T, K, H], v [B, T, K, H])"""
+
+  def project(matrix_NHD, bias):
+    N, H, D = matrix_NHD.shape
+    out = _project(h, matrix_NHD.reshape(N * H, D), dtype).reshape(*h.shape[:2], N, H)
+    if bias is not None:
+      out = out + bias.astype(jnp.float32)[None, None]
+    return out.astype(dtype)
+
+  pairs = ((block.query, block.query_bias), (block.key, block.key_bias), (block.value, block.value_bias))
+  return [project(*pair) for pair in pairs]
 
 
-def _project_heads(h, matrix_NHD, bias, dtype):
-  N, H, D = matrix_NHD.shape
-  out = _project(h, matrix_NHD.reshape(N * H, D), dtype).reshape(*h.shape[:2], N, H)
-  if bias is not None:
-    out = out + bias.astype(jnp.float32)[None, None]
-  return out.astype(dtype)
+def _fused_heads(block: FusedBlock, config, h, dtype):
+  """As `_heads`."""
+  out = _project_in(h, block.query_key_value, dtype)  # [B, T, K, N/K + 2, H]
+  if block.bias is not None:
+    out = out + block.bias.astype(jnp.float32)[None, None]
+  out = out.astype(dtype)
+  return out[..., :-2, :].reshape(*h.shape[:2], config.heads, config.head_dim), out[..., -2, :], out[..., -1, :]
 
 
 def _project(x_BTI, matrix_OI, dtype) -> jax.Array:
@@ -207,6 +218,6 @@ def _project(x_BTI, matrix_OI, dtype) -> jax.Array:
   return jnp.einsum("bti,oi->bto", x_BTI, matrix_OI.astype(dtype), preferred_element_type=jnp.float32)
 
 
-def _heads_first(x_BTKH):
-  return jnp.swapaxes(x_BTKH, 1, 2)
-
+def _project_in(x_BTI, matrix_IO, dtype) -> jax.Array:
+  """[B, T, ...] in float32, by a matrix [I, ...] as it lies."""
+  return jax.lax.dot_general(x_BTI, matrix_IO.astype(dtype), (((2,), (0,)), ((), ())), preferred_element_type=jnp.float32)

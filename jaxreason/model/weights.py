@@ -38,9 +38,22 @@ class Block:
   value_bias: Any = None  # [K, H]
   query_norm: Any = None  # [H]
   key_norm: Any = None  # [H]
-  # The rollout's copy only, in place of query, key, value and of gate, up: fewer and larger products.
-  query_key_value: Any = None  # [N + 2K, H, D]
-  gate_up: Any = None  # [F, 2, D], F first: sharded or not, the two leading axes are one axis of rows
+
+
+@struct.dataclass
+class FusedBlock:
+  """One block of the rollout's copy: fewer and larger products, and matrices [in, out], which products of few rows read
+  fastest. What the mesh cuts over heads or F is an axis of its own, so that no part of a result has to move."""
+
+  attention_norm: Any  # [D]
+  query_key_value: Any  # [D, K, N/K + 2, H]: the queries of each kv head, its key, its value
+  output: Any  # [N, H, D]
+  mlp_norm: Any  # [D]
+  gate_up: Any  # [D, 2, F]
+  down: Any  # [F, D]
+  bias: Any = None  # [K, N/K + 2, H]
+  query_norm: Any = None  # [H]
+  key_norm: Any = None  # [H]
 
 
 @struct.dataclass
@@ -48,7 +61,7 @@ class Params:
   """All parameters. `blocks` is one `Block` whose leaves are stacked [L, ...]; leaves are bare arrays."""
 
   embedding: Any  # [V, D]
-  blocks: Block
+  blocks: Block | tuple[FusedBlock, ...]
   final_norm: Any  # [D]
   head: Any = None  # [V, D], None when the embedding is tied
 

@@ -1,42 +1,44 @@
 """Floor 3: the rollout's copy of the weights, made once per policy version by one jitted function.
 
 What enters: the training parameters, layers stacked, float32. What leaves: the same numbers as a tuple of blocks (slicing
-stacked weights inside the decode loop costs 1.6-2.5x), in the compute dtype, query/key/value and gate/up fused.
-N heads, K kv heads, H head dim, F mlp, D embed.
+stacked weights inside the decode loop costs 1.6-2.5x), in the compute dtype, query/key/value and gate/up fused, [in, out].
 """
 
 import jax.numpy as jnp
 
 from jaxreason.model import decoder
 from jaxreason.model.config import ModelConfig
-from jaxreason.model.weights import Block, Params
+from jaxreason.model.weights import Block, FusedBlock, Params
 from jaxreason.sharding import shard
 
 
 def prepare_rollout_params(params: Params, config: ModelConfig) -> Params:
-  """Params with `blocks` a tuple of L fused `Block`s, matrices in the compute dtype, norms and biases as they were.
+  """Params with `blocks` a tuple of L `FusedBlock`s, matrices in the compute dtype, norms and biases as they were.
 
   Matrices are cut over the mesh as activations are, D whole: what training shards over D is gathered once for a policy version,
   not at every chunk.
   """
   dtype = jnp.dtype(config.compute_dtype)
   cast = lambda matrix: matrix.astype(dtype)
-  blocks = tuple(_fuse(decoder.layer(params.blocks, index), cast) for index in range(config.layers))
+  blocks = tuple(_fuse(decoder.layer(params.blocks, index), cast, config.kv_heads) for index in range(config.layers))
   rows = lambda matrix: shard(cast(matrix), ("vocab", "embed"))
   return params.replace(
     embedding=rows(params.embedding), blocks=blocks, head=None if params.head is None else rows(params.head)
   )
 
 
-def _fuse(block: Block, cast) -> Block:
-  return block.replace(
-    query=None,
-    key=None,
-    value=None,
-    gate=None,
-    up=None,
-    query_key_value=shard(cast(jnp.concatenate([block.query, block.key, block.value])), ("heads", None, "embed")),
-    gate_up=shard(cast(jnp.stack([block.gate, block.up], axis=1)), ("mlp", None, "embed")),
-    output=shard(cast(block.output), ("embed", "heads", None)),
-    down=shard(cast(block.down), ("embed", "mlp")),
+def _fuse(block: Block, cast, kv_heads: int) -> FusedBlock:
+  by_kv_head = lambda rows: rows.reshape(kv_heads, -1, *rows.shape[1:])
+  together = lambda *parts: jnp.concatenate([by_kv_head(part) for part in parts], axis=1)
+  query_key_value = jnp.moveaxis(cast(together(block.query, block.key, block.value)), -1, 0)
+  return FusedBlock(
+    attention_norm=block.attention_norm,
+    query_key_value=shard(query_key_value, ("embed", "kv_heads", None, None)),
+    output=shard(jnp.moveaxis(cast(block.output), 0, -1), ("heads", None, "embed")),
+    mlp_norm=block.mlp_norm,
+    gate_up=shard(jnp.stack([cast(block.gate).T, cast(block.up).T], axis=1), ("embed", None, "mlp")),
+    down=shard(cast(block.down).T, ("mlp", "embed")),
+    bias=None if block.query_bias is None else together(block.query_bias, block.key_bias, block.value_bias),
+    query_norm=block.query_norm,
+    key_norm=block.key_norm,
   )

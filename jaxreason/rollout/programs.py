@@ -46,7 +46,7 @@ def extend(params: Params, config: ModelConfig, tokens, lengths, state: DecodeSt
   if state is None:
     cache = caches.empty(config, R, Te, jnp.dtype(config.compute_dtype))
     out = decoder.apply(params, config, tokens, jnp.broadcast_to(offsets, (R, Te)), cache=cache).cache
-    return _placed(Prefix(out.keys, out.values, lengths))
+    return _placed(Prefix(out.keys, out.values, lengths, out.axis))
 
   B, whole = state.last.shape[0], state.cache
   taken = lambda x: x[jnp.minimum(slot, B - 1)]
@@ -87,12 +87,11 @@ def insert(
   """
   state = _idle(prefix, shape) if state is None else state
   put = lambda old, new: old.at[rows.slot].set(new, mode="drop")
-  prompts = jax.tree.map(lambda x: x[rows.source], prefix)
   wide = state.cache.replace(
-    keys=tuple(caches.resized(layer, slots) for layer in state.cache.keys),
+    keys=tuple(caches.resized(layer, slots, state.cache.axis) for layer in state.cache.keys),
     values=tuple(caches.resized(layer, slots) for layer in state.cache.values),
   )
-  cache, base = _with_prompts(wide, prompts, rows, prefix_slots)
+  cache, base = _with_prompts(wide, prefix, rows, prefix_slots)
   R = rows.slot.shape[0]
   zeros = jnp.zeros((R,), jnp.int32)
   keys = jax.vmap(samplers.sample_key, (None, 0, 0))(root, rows.visit, rows.sample)
@@ -136,23 +135,28 @@ def decode(
 
 
 def _with_prompts(cache: Cache, prompts: Prefix, rows: Rows, prefix_slots: int) -> tuple[Cache, jax.Array]:
-  """(the cache with R prompts where their samples look for them, tokens of them in each row's own part [R])."""
-  B = cache.used.shape[0]
+  """(the cache with prompts where R samples look for them, tokens of them in each row's own part [R])."""
+  B, lengths = cache.used.shape[0], prompts.lengths[rows.source]
   if cache.prefix is None:
-    into = lambda old, new: old.at[rows.slot, :, : new.shape[2]].set(new, mode="drop")
+    into = lambda old, new: old.at[rows.slot, :, : new.shape[2], : new.shape[3]].set(new[rows.source], mode="drop")
     keys, values = tuple(map(into, cache.keys, prompts.keys)), tuple(map(into, cache.values, prompts.values))
-    return cache.replace(keys=keys, values=values), prompts.lengths
+    return cache.replace(keys=keys, values=values), lengths
   N = cache.prefix.lengths.shape[0]
+  # A prompt is copied once for its lane, not for each of the lane's rows.
   lane = jnp.where(rows.slot < B, rows.slot // (B // N), N)
-  into = lambda old, new: (
-    caches.resized(old, prefix_slots).at[lane].set(caches.resized(new, prefix_slots), mode="drop")
+  source = jnp.full((N,), -1, jnp.int32).at[lane].set(rows.source, mode="drop")
+  comes = (source >= 0)[:, None, None, None]
+
+  def into(axis):
+    wide = lambda x: caches.resized(x, prefix_slots, axis)
+    return lambda old, new: jnp.where(comes, wide(new)[jnp.maximum(source, 0)], wide(old))
+
+  prefix = cache.prefix.replace(
+    keys=tuple(map(into(prompts.axis), cache.prefix.keys, prompts.keys)),
+    values=tuple(map(into(caches.SLOTS), cache.prefix.values, prompts.values)),
+    lengths=cache.prefix.lengths.at[lane].set(lengths, mode="drop"),
   )
-  prefix = Prefix(
-    keys=tuple(map(into, cache.prefix.keys, prompts.keys)),
-    values=tuple(map(into, cache.prefix.values, prompts.values)),
-    lengths=cache.prefix.lengths.at[lane].set(prompts.lengths, mode="drop"),
-  )
-  return cache.replace(prefix=prefix), jnp.zeros_like(prompts.lengths)
+  return cache.replace(prefix=prefix), jnp.zeros_like(lengths)
 
 
 def _before(cache: Cache):
@@ -165,10 +169,15 @@ def _before(cache: Cache):
 def _idle(prefix: Prefix, shape: tuple[int, int, int]) -> DecodeState:
   """B slots that hold nothing, one cache slot wide."""
   B, N, T = shape
-  blank = lambda rows: tuple(jnp.zeros((rows, x.shape[1], 1, x.shape[3]), x.dtype) for x in prefix.keys)
-  zeros = jnp.zeros((B,), jnp.int32)
+  axis, zeros = prefix.axis, jnp.zeros((B,), jnp.int32)
+
+  def blank(rows):
+    """(keys, values)"""
+    one = lambda axis: lambda x: jnp.zeros((rows, *caches.resized(x, 1, axis).shape[1:]), x.dtype)
+    return tuple(map(one(axis), prefix.keys)), tuple(map(one(caches.SLOTS), prefix.values))
+
   return DecodeState(
-    cache=Cache(blank(B), blank(B), zeros, Prefix(blank(N), blank(N), jnp.zeros((N,), jnp.int32)) if N else None),
+    cache=Cache(*blank(B), zeros, Prefix(*blank(N), jnp.zeros((N,), jnp.int32), axis) if N else None, axis),
     base=zeros,
     last=zeros,
     keys=jax.random.split(jax.random.key(0), B),

@@ -157,8 +157,8 @@ def test_what_is_written_is_what_the_cache_writes(kernel, head_dim, slots):
   new_keys, new_values = (jnp.asarray(draw.normal(size=(4, 2, head_dim)), jnp.float32) for _ in range(2))
   at = jnp.asarray([0, slots - 1, 17, 16], jnp.int32)
   got = jax.jit(functools.partial(write_decode, kernel=kernel, interpret=True))(keys, values, new_keys, new_values, at)
-  np.testing.assert_array_equal(got[0], cache.write(keys, new_keys[:, :, None], at))
-  np.testing.assert_array_equal(got[1], cache.write(values, new_values[:, :, None], at))
+  np.testing.assert_array_equal(got[0], cache.write(keys, new_keys[:, None], at))
+  np.testing.assert_array_equal(got[1], cache.write(values, new_values[:, None], at))
 
 
 def test_a_sharded_write_is_an_unsharded_one():

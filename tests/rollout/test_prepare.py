@@ -18,11 +18,15 @@ def test_blocks_are_separate_and_hold_the_same_numbers():
   assert isinstance(made.blocks, tuple)
   for index, block in enumerate(made.blocks):
     old = decoder.layer(params.blocks, index)
-    np.testing.assert_array_equal(block.query_key_value, np.concatenate([old.query, old.key, old.value]))
-    np.testing.assert_array_equal(block.gate_up, np.stack([old.gate, old.up], axis=1))
-    assert block.query is block.key is block.value is block.gate is block.up is None
-    np.testing.assert_array_equal(block.output, old.output)
-    np.testing.assert_array_equal(block.query_bias, old.query_bias)
+    G = CONFIG.heads // CONFIG.kv_heads
+    for head in range(CONFIG.kv_heads):
+      queries = slice(head * G, head * G + G)
+      for name, got in (("{}", np.moveaxis(block.query_key_value, 0, -1)), ("{}_bias", block.bias)):
+        parts = [getattr(old, name.format(part)) for part in ("query", "key", "value")]
+        np.testing.assert_array_equal(got[head], np.concatenate([parts[0][queries], *(p[head][None] for p in parts[1:])]))
+    np.testing.assert_array_equal(block.gate_up, np.stack([old.gate.T, old.up.T], axis=1))
+    np.testing.assert_array_equal(block.output, np.moveaxis(old.output, 0, -1))
+    np.testing.assert_array_equal(block.down, old.down.T)
 
 
 def test_matrices_are_cast_and_norms_and_biases_are_not():
@@ -32,4 +36,4 @@ def test_matrices_are_cast_and_norms_and_biases_are_not():
   assert {
     x.dtype.name for x in (made.embedding, made.head, block.query_key_value, block.gate_up, block.output, block.down)
   } == {"bfloat16"}
-  assert {x.dtype.name for x in (made.final_norm, block.attention_norm, block.query_bias, block.key_norm)} == {"float32"}
+  assert {x.dtype.name for x in (made.final_norm, block.attention_norm, block.bias, block.key_norm)} == {"float32"}
