@@ -121,16 +121,19 @@ def attend_after(
   Returns:
     [B, T, N, H] in the queries' dtype.
   """
-  P, S = bias_PS.shape
+  P = bias_PS.shape[0]
   q_BKRH = _by_kv_head(q_BTNH, k_BKSH.shape[1])
   B, K, R, _ = q_BKRH.shape
   lanes = lambda x_BKR_: jnp.swapaxes(x_BKR_.reshape(P, B // P, K, R, -1), 1, 2).reshape(P, K, B // P * R, -1)
   rows = lambda x_PKR_: jnp.swapaxes(x_PKR_.reshape(P, K, B // P, R, -1), 1, 2).reshape(B, K, R, -1)
   before = rows(_scores(lanes(q_BKRH), k_PKSH, axis) + bias_PS[:, None, None])
-  scores = jnp.concatenate([before, _masked(_scores(q_BKRH, k_BKSH, axis), mask_B1TS[:, :, None])], axis=-1)
-  probabilities = jax.nn.softmax(scores, axis=-1).astype(q_BTNH.dtype)
-  attended = rows(_weighed(lanes(probabilities[..., :S]), v_PKSH)) + _weighed(probabilities[..., S:], v_BKSH)
-  return _by_query(attended.astype(q_BTNH.dtype), q_BTNH.shape)
+  own = _masked(_scores(q_BKRH, k_BKSH, axis), mask_B1TS[:, :, None])
+  highest = jnp.maximum(*(jnp.max(part, axis=-1, keepdims=True) for part in (before, own)))
+  before, own = jnp.exp(before - highest), jnp.exp(own - highest)
+  total = sum(jnp.sum(part, axis=-1, keepdims=True) for part in (before, own))
+  dtype = q_BTNH.dtype
+  attended = rows(_weighed(lanes(before.astype(dtype)), v_PKSH)) + _weighed(own.astype(dtype), v_BKSH)
+  return _by_query((attended / total).astype(dtype), q_BTNH.shape)
 
 
 def _by_kv_head(q_BTNH, kv_heads: int):

@@ -181,11 +181,11 @@ def lane_of(config: RolloutConfig, *, slots: int, group: int, waits: bool, shard
   return math.gcd(group, max(1, slots // shards))
 
 
-def bucketed(length: int, unit: int) -> int:
-  """The least of 1, 2, 3, 4, 6, 8, 12, 16, ... units that holds `length`: few sizes are compiled, and few slots are blank."""
+def bucketed(length: int, unit: int, steps: int = 2) -> int:
+  """The least number of units that holds `length`, of those with so many steps to a doubling: with two 1, 2, 3, 4, 6, 8, 12, 16,
+  ... units. Few sizes are compiled, and few slots are blank."""
   units = max(1, -(-length // unit))
-  power = 1 << (units - 1).bit_length()
-  return unit * (power * 3 // 4 if power >= 4 and units <= power * 3 // 4 else power)
+  return unit * _up(units, max(1, (1 << (units - 1).bit_length()) // (2 * steps)))
 
 
 def width(longest: int, multiple: int, budget: int) -> int:

@@ -86,7 +86,8 @@ class Engine:
   def prefill(self, params, prompts: Sequence[np.ndarray]) -> list[Prefilled]:
     """Keys and values of prompts, as many at a time as one program takes."""
     longest = max((len(tokens) - 1 for tokens in prompts), default=0)
-    self._prefix_width = max(self._prefix_width, bucketed(longest, self.shape.prompt_bucket))
+    # It never shrinks, so that finer steps are a compilation or two more in a run.
+    self._prefix_width = max(self._prefix_width, bucketed(longest, self.shape.prompt_bucket, steps=4))
     found = []
     for part, R in _parts(prompts, self.shape.prefill):
       tokens, lengths = np.zeros((R, self._prefix_width), np.int32), np.zeros(R, np.int32)
