@@ -182,7 +182,7 @@ def lane_of(config: RolloutConfig, *, slots: int, group: int, waits: bool, shard
 
 
 def bucketed(length: int, unit: int, steps: int = 2) -> int:
-  """The least number of units that holds `length`, of those with so many steps to a doubling: with two 1, 2, 3, 4, 6, 8, 12, ...
+  """The least number of units that holds `length`, of those with so many steps to a doubling: with two 1, 2, 3, 4, 6, 8, ...
   units. Few sizes are compiled, and few slots are blank."""
   units = max(1, -(-length // unit))
   return unit * _up(units, max(1, (1 << (units - 1).bit_length()) // (2 * steps)))
