@@ -1,6 +1,6 @@
 """How near a rollout comes to what the machine can do, and what refill and continuous mode save.
 
-    python -m benchmarks.rollout [--only decode,naive,prefill,tail,continuous] [--model smollm2|qwen|tiny] [--batches 4]
+    python -m benchmarks.rollout [--only decode,naive,gap,prefill,tail,continuous] [--model smollm2|qwen|tiny] [--batches 4]
 
 Random weights of SmolLM2-135M's shape (or Qwen2.5-1.5B's), float32 on CPU and bfloat16 elsewhere. Limits are measured in the
 same run: read bandwidth as the sum of a large array, the matmul rate as one large product in the compute dtype. A decode step
@@ -17,10 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxreason import rollout_plan
+from jaxreason import packing, rollout_plan, update
 from jaxreason.model import decoder, weights
 from jaxreason.model.config import ModelConfig
 from jaxreason.model.decode_attention import choose
+from jaxreason.objective import Objective
+from jaxreason.records import Batch
 from jaxreason.rollout.config import Shape
 from jaxreason.rollout.engine import Draw, Engine, Placing
 from jaxreason.rollout.slots import Slots
@@ -145,6 +147,49 @@ def naive_step(config: ModelConfig, rows: int, positions: int) -> float:
   return seconds(run)
 
 
+def host_gap(programs, params, config: ModelConfig, rows: int, positions: int, ahead: int, steps: int = 16) -> dict:
+  """The share of a chunk's time in which the device has nothing to do: chunks as the collector runs them, each looked at and
+  `ahead` of them dispatched before, against as many that nobody looks at."""
+  prefix, own = positions // 4, positions - positions // 4
+  shape = Shape(rows, 1, own, steps, (rows,), (1,), prefix, positions, ahead)
+  chunks = own // steps - 1
+
+  def run(look: bool) -> float:
+    """Seconds a chunk."""
+    held = Slots(programs, shape, Draw(jax.random.key(0), ()))
+    held.admit(0, np.full(prefix, 3, np.int32), range(rows))
+    held.chunk(params, 0)  # what it makes ready is not counted
+    held.settled()
+    began = time.perf_counter()
+    for _ in range(chunks):
+      if look:
+        held.chunk(params, 0)
+      else:
+        held._engine.decode(params, 0, range(rows), ())
+    jax.block_until_ready(held._engine.written())
+    return (time.perf_counter() - began) / chunks
+
+  run(True)
+  watched, alone = (min(run(look) for _ in range(3)) for look in (True, False))
+  asked = None if jax.default_backend() == "cpu" else 0.03
+  return {"work": f"host gap between chunks of {steps}, {rows} slots", "share": 1 - alone / watched, "asked": asked}
+
+
+def update_seconds(config: ModelConfig, samples: int) -> float:
+  """Seconds of the gradients of a policy step of long-tailed answers behind prompts of 16 tokens, in packed rows of 1,024."""
+  written = np.concatenate([lengths_of(8, [0, visit]) for visit in range(samples // 8)]).astype(np.int32)
+  prompts, width = np.full(samples, 16, np.int32), int(written.max())
+  layout = packing.pack(prompts, prompts + written, columns=16 + width, row_tokens=1024, micro_batches=4, group=8)
+  mask, ones = np.arange(width)[None] < written[:, None], np.ones((samples, width), np.float32)
+  tokens = np.random.default_rng(0).integers(1, config.vocab_size, (samples, 16 + width)).astype(np.int32)
+  batch = Batch(tokens, prompts, prompts + written, mask, behavior_logprobs=-ones, advantages=ones, layout=layout)
+  params = jax.jit(functools.partial(weights.initialize, config))(jax.random.key(0))
+  gradients = jax.jit(
+    functools.partial(update.value_and_gradients, config=config, objective=Objective(), micro_batches=4, chunk_tokens=256)
+  )
+  return seconds(lambda: gradients(params, batch, 1.0), repeats=1)
+
+
 def prefill(programs, params, config: ModelConfig) -> dict:
   """Share of the matmul rate that a prefill of 4 x 256 tokens reaches; the output matrix takes no part in it."""
   tokens, lengths = np.full((4, 256), 3, np.int32), np.full(4, 256, np.int32)
@@ -224,8 +269,9 @@ def steps_over_ideal(programs, params, config: ModelConfig, prompts: int, group:
   return (run.held.steps - steps) * run.held.count / (run.held.tokens - tokens)
 
 
-def tokens_per_second(programs, params, config: ModelConfig, staleness: int, batches: int, refresh: bool = False) -> float:
-  """Tokens of whole groups a second, 8 x 8 in 32 slots, after a batch (continuous: two) that compiles and fills the slots."""
+def tokens_per_second(programs, params, config: ModelConfig, staleness: int, batches: int, refresh: bool = False):
+  """(tokens of whole groups a second, seconds a batch), 8 x 8 in 32 slots, after a batch (continuous: two) that compiles and
+  fills the slots."""
   run = tail(programs, config, 8, 8, staleness, seed=0)
   first = 2 if staleness else 1
   for version in range(first + batches):
@@ -238,7 +284,8 @@ def tokens_per_second(programs, params, config: ModelConfig, staleness: int, bat
         budgets = dict(enumerate(run.lengths(one.visit).tolist()))
         run.held.admit(one.visit, np.full(16, 3, np.int32), [one.sample], [one], budgets)
     run.batch(params, version)
-  return (run.tokens - tokens) / (time.perf_counter() - began)
+  taken = time.perf_counter() - began
+  return (run.tokens - tokens) / taken, taken / batches
 
 
 def show(row: dict) -> None:
@@ -249,7 +296,7 @@ def show(row: dict) -> None:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--only", default="decode,naive,prefill,tail,continuous")
+  parser.add_argument("--only", default="decode,naive,gap,prefill,tail,continuous")
   parser.add_argument("--model", default="smollm2", choices=MODELS)
   parser.add_argument("--batches", type=int, default=4)
   arguments = parser.parse_args()
@@ -276,6 +323,10 @@ def main() -> None:
     ours = decode_step(programs, params, config, 32, 256, 1)
     theirs = naive_step(config, 32, 256)
     show({"work": "decode 32 slots, over scan and categorical", "ratio": theirs / ours, "asked": 3.5})
+  if "gap" in parts:
+    for rows, positions, lane in shapes[1:] if on_cpu else shapes:
+      if lane == 1:
+        show(host_gap(programs, params, config, rows, positions, ahead=0 if on_cpu else 1))
   if "prefill" in parts:
     show(prefill(programs, params, config))
   if "tail" in parts:
@@ -288,11 +339,14 @@ def main() -> None:
       told = {"mean": float(np.mean(ratios)), "most": max(ratios), "asked": asked}
       show({"work": f"steps over ideal, {name}, {prompts} x 8 in 32 slots"} | told)
   if "continuous" in parts:
-    once = tokens_per_second(programs, params, config, 0, arguments.batches)
-    kept = tokens_per_second(programs, params, config, 1, arguments.batches)
-    anew = tokens_per_second(programs, params, config, 1, arguments.batches, refresh=True)
+    once, waves = tokens_per_second(programs, params, config, 0, arguments.batches)
+    kept, endless = tokens_per_second(programs, params, config, 1, arguments.batches)
+    anew, _ = tokens_per_second(programs, params, config, 1, arguments.batches, refresh=True)
     told = {"kept": kept / once, "recomputed": anew / once, "asked": 1.7}
     show({"work": "tokens/s, continuous over synchronous, 8 x 8 in 32 slots"} | told)
+    rest = update_seconds(config, 64)
+    told = {"ratio": (waves + rest) / (endless + rest), "seconds of gradients": rest, "of rollouts": waves, "kept": endless}
+    show({"work": "rollout and gradients of a step, synchronous over continuous"} | told)
 
 
 if __name__ == "__main__":
