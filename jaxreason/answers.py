@@ -83,9 +83,9 @@ class Answers:
     return any(group.whole_at is None for group in self.groups.values())
 
   @property
-  def room(self) -> bool:
-    """Whether a slot is free that nobody waits for."""
-    return self._slots.free > self._slots.waiting
+  def room(self) -> int:
+    """Slots that are free and that nobody waits for."""
+    return max(0, self._slots.free - self._slots.waiting)
 
   def ready(self) -> list[Group]:
     """The whole groups in the order in which they ended, those of one chunk by visit id."""

@@ -35,7 +35,7 @@ from jaxreason.rollout_plan import training_shape
 
 COUNTS = (
   *("prompts/truncated", "prompts/dropped", "groups/begun", "groups/unused"),
-  *("groups/same_reward", "groups/too_old", "groups/too_old_tokens"),
+  *("groups/same_reward", "groups/too_old"),
 )
 
 
@@ -94,7 +94,7 @@ class Collector:
     """
     began, before = time.perf_counter(), self._answers.work()
     prepared = self._run.programs.rollout.prepare(params)
-    self._counts, self._looked_at = dict.fromkeys(COUNTS, 0), []
+    self._counts, self._looked_at, self._too_old_lengths = dict.fromkeys(COUNTS, 0), [], []
     batch = self._endless(prepared, step) if self._shape.max_staleness else self._in_waves(prepared, step)
     self._trained += len(batch)
     samples = [sample for judged in batch for sample in judged.samples]
@@ -112,6 +112,10 @@ class Collector:
       "time/reward_wait_seconds": done.waited,
       "perf/rollout_tokens_per_second": done.tokens / seconds,
     }  # fmt: skip
+    if self._too_old_lengths:
+      numbers["completions/mean_length_too_old"] = float(np.mean(self._too_old_lengths))
+    if self._shape.max_solve_rate < 1:
+      numbers |= {"prompts/solved": self._queue.solved, "prompts/skipped": self._queue.skipped}
     rollouts = arrays(batch, rewards, valid, self._shape)
     columns, layout = self._layout(rollouts)
     return Collected(rollouts, columns, layout, samples, numbers)
@@ -121,7 +125,7 @@ class Collector:
     P, shape = self._shape.prompts, self._shape
     found, same = [], []
     for _ in range(shape.max_waves if shape.refill_zero_variance else 1):
-      self._begin(self._wave(P - len(found)), step)
+      self._begin(self._wave(P - len(found)))
       while self._answers.busy:
         self._answers.advance(params, step)
       for judged in self._taken(self._answers.ready()):
@@ -141,8 +145,8 @@ class Collector:
     found, same = [], []
     while len(found) < P and len(same) < shape.max_waves * P:
       # What may yet fill the batch up counts as found.
-      while self._answers.room and self._begun(min(P, len(found) + len(same))) < (shape.max_staleness + step + 1) * P:
-        self._begin(1, step)
+      allowed = (shape.max_staleness + step + 1) * P - self._begun(min(P, len(found) + len(same)))
+      self._begin(max(0, min(math.ceil(self._answers.room / shape.group), allowed)))
       if len(found) + len(self._answers.ready()) < P:
         self._answers.advance(params, step)
       if len(found) + len(self._answers.ready()) >= P:
@@ -169,7 +173,7 @@ class Collector:
     if not most or step - oldest(judged.samples) <= most:
       return False
     self._counts["groups/too_old"] += 1
-    self._counts["groups/too_old_tokens"] += sum(sample.tokens for sample in judged.samples)
+    self._too_old_lengths += [sample.tokens for sample in judged.samples]
     self._counts["groups/unused"] += 1
     return True
 
@@ -184,7 +188,7 @@ class Collector:
     """Groups to begin for so many that are wanted."""
     return math.ceil(groups * self._shape.oversample)
 
-  def _begin(self, count: int, step: int) -> None:
+  def _begin(self, count: int) -> None:
     """Puts the next prompts that fit in line; dropped ones are replaced by those that follow."""
     self._counts["groups/begun"] += count
     dropped = 0
@@ -192,7 +196,7 @@ class Collector:
       visits = self._queue.take(count)
       packed = self._prompts(visits)
       for row, (visit, length) in enumerate(zip(packed.visit_ids.tolist(), packed.lengths, strict=True)):
-        group = Group(visit, packed.rows[row], packed.tokens[row, :length], self._shape.group, step)
+        group = Group(visit, packed.rows[row], packed.tokens[row, :length], self._shape.group)
         self._answers.ask(group)
       self._counts["prompts/truncated"] += len(packed.truncated)
       self._counts["prompts/dropped"] += len(packed.dropped)

@@ -63,7 +63,6 @@ class Group:
   row: dict
   prompt: np.ndarray  # [n] int32
   size: int  # G
-  begun: int  # updates the policy had seen when it was admitted
   ended: dict[int, Ended] = dataclasses.field(default_factory=dict)  # by sample
   whole_at: int | None = None  # the chunk after which all had ended
   budgets: dict[int, int] = dataclasses.field(default_factory=dict)  # tokens of samples that have fewer than the others

@@ -34,6 +34,10 @@ BOUNDS = (
 )
 
 
+# Surrogates whose trust region lies around the policy that the ratio is taken to.
+AROUND_THE_ANCHOR = ("clipped", "gspo", "gspo_token", "gmpo", "luspo", "clip_cov")
+
+
 def check(settings) -> None:
   """Raises UserError, one line, for a value out of bounds or for settings that contradict one another."""
   for name, least, most in BOUNDS:
@@ -80,7 +84,7 @@ def _check_rollout(rollout, objective) -> None:
       f"config.rollout.group expected at least 2 with refill_zero_variance, got {rollout.group}: the rewards of a prompt with "
       "one sample are always the same"
     )
-  if rollout.max_staleness and objective.surrogate == "clipped" and objective.proximal == "behavior":
+  if rollout.max_staleness and objective.surrogate in AROUND_THE_ANCHOR and objective.proximal == "behavior":
     raise UserError(
       f"config.objective.proximal expected 'policy' with rollout.max_staleness={rollout.max_staleness}, got 'behavior', which "
       "clips stale samples as if they were the policy's own; use the recipe decoupled_ppo, or set proximal=policy and "

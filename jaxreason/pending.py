@@ -32,7 +32,7 @@ def to_json(answers: Answers) -> list[dict]:
     known = {sample for sample, one in group.ended.items() if one.judged.done()}  # asked once: it may be done a moment later
     waiting = [one.written for sample, one in group.ended.items() if sample not in known]
     found.append({
-      "visit": group.visit, "begun": group.begun, "whole_at": turn.get(group.visit),
+      "visit": group.visit, "whole_at": turn.get(group.visit),
       "budgets": {str(sample): budget for sample, budget in group.budgets.items()},
       "ended": [_of_ended(group.ended[sample]) for sample in sorted(known)],
       "written": [_of_written(one) for one in [*written, *waiting] if one.visit == group.visit],
@@ -57,7 +57,7 @@ def from_json(groups: list[dict], answers: Answers, size: int, prompts: Callable
     ended = {one["sample"]: _ended(told["visit"], one) for one in told["ended"]}
     prompt = packed.tokens[row, : packed.lengths[row]]
     budgets = {int(sample): budget for sample, budget in told["budgets"].items()}
-    group = Group(told["visit"], packed.rows[row], prompt, size, told["begun"], ended, told["whole_at"], budgets)
+    group = Group(told["visit"], packed.rows[row], prompt, size, ended, told["whole_at"], budgets)
     dialogues = {int(sample): Dialogue(**values) for sample, values in told["dialogues"].items()}
     answers.ask(group, [_written(told["visit"], one) for one in told["written"]], dialogues)
 

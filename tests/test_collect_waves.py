@@ -135,11 +135,13 @@ def test_rows_that_are_solved_leave_and_stay_away_after_a_checkpoint(pool, param
   collector = Collector(run, pool)
   rows = len(run.rows.train)
   seen = [visit for step in range(2 * rows // P) for visit in visits(stepped(collector, params, step))]
-  again = Collector(run, pool)
+  again, solved = Collector(run, pool), collector.state()["queue"]["solved"]
   again.restore(json.loads(json.dumps(collector.state())))
   for one in (collector, again):
-    following = visits(stepped(one, params, 99))
+    batch = stepped(one, params, 99)
+    following = visits(batch)
     assert all(kind(visit) != 0 for visit in following)
+    assert (batch.numbers["prompts/solved"], batch.numbers["prompts/skipped"]) == (len(solved), one.state()["queue"]["skipped"])
     assert following[-1] >= len(seen) + 99 // 99
   assert collector.state() == again.state()
   state = collector.state()["queue"]
