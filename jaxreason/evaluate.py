@@ -51,7 +51,7 @@ def evaluate(
     run.tokenizer, rows, range(len(rows)), bucket=shape.prompt_bucket, max_length=shape.max_prompt_tokens, policy=policy
   )
   groups = [
-    Group(visit, row, tokens[:length], samples, begun=0)
+    Group(visit, row, tokens[:length], samples)
     for visit, (row, tokens, length) in enumerate(zip(packed.rows, packed.tokens, packed.lengths, strict=True))
   ]
   for group in groups:

@@ -208,8 +208,8 @@ def test_without_a_mesh_nothing_is_constrained():
 @pytest.mark.parametrize("lane", [1, 2])
 @pytest.mark.parametrize("name", ["2x2x2", "1x4x2"])
 def test_decode_exchanges_no_more_than_sums_over_tensor_parts(name, lane):
-  """Two sums a layer and one of the embedding; all else that crosses devices is the sampler's, a few numbers a row. No weight,
-  no key and no head's query is gathered: each part of a fused product stays where it is."""
+  """The sums of two products a layer and one of the embedding; all else that crosses devices is the sampler's, a few numbers a
+  row. No weight, no key and no head's query is gathered: each part of a fused product stays where it is."""
   mesh, rows = mesh_of(MESHES[name]), 16
   with jax.set_mesh(mesh):
     made, parts = programs(MESHES[name]).rollout, sharding.batch_shards(mesh)
@@ -222,12 +222,14 @@ def test_decode_exchanges_no_more_than_sums_over_tensor_parts(name, lane):
     lowered = made.decode.lower(
       params, held._engine._state, np.array([2], np.int32), np.int32(0), steps=3, truncate=False, least=False
     )
-  found = re.findall(r"= \(?\w+\[([\d,]*)\].*? (all-[\w-]+|reduce-scatter|collective-permute)\(", lowered.compile().as_text())
-  shapes = [(kind, tuple(map(int, dims.split(",")))) for dims, kind in found]
-  total = ("all-reduce", (rows // parts, 1, tiny.CONFIG.embed))
-  assert shapes.count(total) == 2 * tiny.CONFIG.layers + 1
+  found = re.findall(r"= (.*?) (all-[\w-]+|reduce-scatter|collective-permute)\(", lowered.compile().as_text())
+  numbers = lambda text: tuple(map(int, text.split(",")))
+  shapes = [(kind, numbers(dims)) for result, kind in found for dims in re.findall(r"\w\[([\d,]+)\]", result)]
+  sums = [shape for kind, shape in shapes if kind == "all-reduce" and len(shape) == 3]
+  assert {shape[:2] for shape in sums} == {(rows // parts, 1)}
+  assert sum(shape[2] for shape in sums) == (2 * tiny.CONFIG.layers + 1) * tiny.CONFIG.embed
   # What a row of logits comes to; heads and matrices have three axes and more, or the width of the model.
-  others = [(kind, shape) for kind, shape in shapes if (kind, shape) != total]
+  others = [(kind, shape) for kind, shape in shapes if shape not in sums]
   assert all(len(shape) <= 2 and shape[0] == rows // parts for _, shape in others), others
   assert all(shape[1:] < (3,) for kind, shape in others if kind == "all-gather"), others
 
@@ -238,6 +240,9 @@ def test_the_rollouts_copy_is_whole_where_activations_are(sizes):
   with jax.set_mesh(mesh_of(sizes)):
     copy = programs(sizes).rollout.prepare(placed(sizes))
   block, config = copy.blocks[0], tiny.CONFIG
-  for matrix, axis in ((copy.embedding, 1), (block.query_key_value, 0), (block.gate_up, 0), (block.output, 2), (block.down, 1)):
-    assert matrix.sharding.shard_shape(matrix.shape)[axis] == config.embed
-  assert block.down.sharding.shard_shape(block.down.shape)[0] == config.mlp // sizes.tensor
+  local = lambda matrix: matrix.sharding.shard_shape(matrix.shape)
+  for matrix, axis in ((copy.embedding, 1), (block.query_key_value, 0), *((piece, 0) for piece in block.gate_up)):
+    assert local(matrix)[axis] == config.embed
+  for pieces in (block.output, block.down):
+    assert sum(local(piece)[1] for piece in pieces) == config.embed
+  assert {local(piece)[0] for piece in block.down} == {config.mlp // sizes.tensor}

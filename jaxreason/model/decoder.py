@@ -170,7 +170,7 @@ def _block(block: Block | FusedBlock, config: ModelConfig, x, turn, attend):
   attended, kept = attend(q, k, v)
   attended = attended.reshape(*x.shape[:2], -1)
   if fused:
-    x = x + _project_in(attended, block.output.reshape(-1, config.embed), dtype).astype(dtype)
+    x = x + _project_in(attended, block.output, dtype).astype(dtype)
   else:
     x = x + _project(attended, block.output.reshape(config.embed, -1), dtype).astype(dtype)
 
@@ -201,7 +201,7 @@ def _heads(block: Block, config, h, dtype):
 
 def _fused_heads(block: FusedBlock, config, h, dtype):
   """As `_heads`."""
-  out = _project_in(h, block.query_key_value, dtype)  # [B, T, K, N/K + 2, H]
+  out = _project_in(h, (block.query_key_value,), dtype)  # [B, T, K, N/K + 2, H]
   if block.bias is not None:
     out = out + block.bias.astype(jnp.float32)[None, None]
   out = out.astype(dtype)
@@ -218,6 +218,9 @@ def _project(x_BTI, matrix_OI, dtype) -> jax.Array:
   return jnp.einsum("bti,oi->bto", x_BTI, matrix_OI.astype(dtype), preferred_element_type=jnp.float32)
 
 
-def _project_in(x_BTI, matrix_IO, dtype) -> jax.Array:
-  """[B, T, ...] in float32, by a matrix [I, ...] as it lies."""
-  return jax.lax.dot_general(x_BTI, matrix_IO.astype(dtype), (((2,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+def _project_in(x_BTI, pieces, dtype) -> jax.Array:
+  """[B, T, O, ...] in float32, by a matrix [I, O, ...] as it lies, in pieces along O."""
+  product = lambda matrix: jax.lax.dot_general(
+    x_BTI, matrix.astype(dtype), (((2,), (0,)), ((), ())), preferred_element_type=jnp.float32
+  )
+  return jnp.concatenate([product(piece) for piece in pieces], axis=2) if len(pieces) > 1 else product(*pieces)

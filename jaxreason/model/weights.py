@@ -43,14 +43,15 @@ class Block:
 @struct.dataclass
 class FusedBlock:
   """One block of the rollout's copy: fewer and larger products, and matrices [in, out], which products of few rows read
-  fastest. What the mesh cuts over heads or F is an axis of its own, so that no part of a result has to move."""
+  fastest. What the mesh cuts over heads or F is an axis of its own, so that no part of a result has to move. A matrix in pieces
+  is cut along its second axis."""
 
   attention_norm: Any  # [D]
   query_key_value: Any  # [D, K, N/K + 2, H]: the queries of each kv head, its key, its value
-  output: Any  # [N, H, D]
+  output: tuple  # pieces of [N·H, D]
   mlp_norm: Any  # [D]
-  gate_up: Any  # [D, 2, F]
-  down: Any  # [F, D]
+  gate_up: tuple  # pieces of [D, 2, F]
+  down: tuple  # pieces of [F, D]
   bias: Any = None  # [K, N/K + 2, H]
   query_norm: Any = None  # [H]
   key_norm: Any = None  # [H]

@@ -20,24 +20,28 @@ def prepare_rollout_params(params: Params, config: ModelConfig) -> Params:
   """
   dtype = jnp.dtype(config.compute_dtype)
   cast = lambda matrix: matrix.astype(dtype)
-  blocks = tuple(_fuse(decoder.layer(params.blocks, index), cast, config.kv_heads) for index in range(config.layers))
+  # XLA on CPU divides a product of few rows over threads at a loss, and runs two beside each other at none.
+  pieces = 2 if config.decode_kernel == "einsum" else 1
+  blocks = tuple(_fuse(decoder.layer(params.blocks, index), cast, config.kv_heads, pieces) for index in range(config.layers))
   rows = lambda matrix: shard(cast(matrix), ("vocab", "embed"))
   return params.replace(
     embedding=rows(params.embedding), blocks=blocks, head=None if params.head is None else rows(params.head)
   )
 
 
-def _fuse(block: Block, cast, kv_heads: int) -> FusedBlock:
+def _fuse(block: Block, cast, kv_heads: int, pieces: int) -> FusedBlock:
   by_kv_head = lambda rows: rows.reshape(kv_heads, -1, *rows.shape[1:])
   together = lambda *parts: jnp.concatenate([by_kv_head(part) for part in parts], axis=1)
   query_key_value = jnp.moveaxis(cast(together(block.query, block.key, block.value)), -1, 0)
+  output = cast(block.output).reshape(block.output.shape[0], -1).T
+  cut = lambda matrix, axes: tuple(shard(piece, axes) for piece in jnp.array_split(matrix, pieces, axis=1))
   return FusedBlock(
     attention_norm=block.attention_norm,
     query_key_value=shard(query_key_value, ("embed", "kv_heads", None, None)),
-    output=shard(jnp.moveaxis(cast(block.output), 0, -1), ("heads", None, "embed")),
+    output=cut(output, ("heads", "embed")),
     mlp_norm=block.mlp_norm,
-    gate_up=shard(jnp.stack([cast(block.gate).T, cast(block.up).T], axis=1), ("embed", None, "mlp")),
-    down=shard(cast(block.down).T, ("mlp", "embed")),
+    gate_up=cut(jnp.stack([cast(block.gate).T, cast(block.up).T], axis=1), ("embed", None, "mlp")),
+    down=cut(cast(block.down).T, ("mlp", "embed")),
     bias=None if block.query_bias is None else together(block.query_bias, block.key_bias, block.value_bias),
     query_norm=block.query_norm,
     key_norm=block.key_norm,
