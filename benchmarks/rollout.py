@@ -76,7 +76,11 @@ def decode_step(programs, params, config: ModelConfig, rows: int, positions: int
     return time.perf_counter() - began
 
   chunk()
-  return min(chunk() for _ in range(2 * REPEATS)) / steps
+  if jax.default_backend() == "cpu":
+    return min(chunk() for _ in range(2 * REPEATS)) / steps
+  # A kernel reads no more than is held: what counts is the last chunk before the slots are full.
+  rounds = [[chunk() for _ in range(own // steps)] for _ in range(REPEATS)]
+  return min(max(times) for times in rounds) / steps
 
 
 def decode(programs, params, config: ModelConfig, shapes, asked: dict) -> list[dict]:
@@ -313,7 +317,8 @@ def main() -> None:
         f"multiplies {rate / 1e9:.0f} Gflop/s; {arguments.model} shape, {weights.count(config):,} parameters")  # fmt: skip
   print(f"decode attention: {why}")
   shapes = [(1, 256, 1), (8, 256, 1), (32, 256, 1), (32, 256, 8)] if on_cpu else [(256, 512, 1), (256, 512, 8), (128, 1024, 1)]
-  asked = {(1, 1): 0.65, (8, 1): 0.50, (32, 1): 0.55} if on_cpu else {(256, 1): 0.40, (128, 1): 0.55}
+  least = {"smollm2": 0.40, "qwen": 0.55}.get(arguments.model)  # of bandwidth
+  asked = {(1, 1): 0.65, (8, 1): 0.50, (32, 1): 0.55} if on_cpu else {(256, 1): least, (128, 1): least}
   found = []
   if "decode" in parts:
     found += decode(programs, params, config, shapes, asked)

@@ -6,6 +6,7 @@ What enters: typed `settings.RunSettings`. What leaves: nothing, or a UserError 
 import math
 
 from jaxreason.errors import UserError
+from jaxreason.objective.loss import RATIO_FREE
 
 # Setting, least and most; each room checks the bounds of its own dataclass itself.
 BOUNDS = (
@@ -35,7 +36,7 @@ BOUNDS = (
 
 
 # Surrogates whose trust region lies around the policy that the ratio is taken to.
-AROUND_THE_ANCHOR = ("clipped", "gspo", "gspo_token", "gmpo", "luspo", "clip_cov")
+AROUND_THE_ANCHOR = ("clipped", "gspo", "gspo_token", "gmpo", "luspo", "clip_cov", "sapo")
 
 
 def check(settings) -> None:
@@ -89,6 +90,12 @@ def _check_rollout(rollout, objective) -> None:
       f"config.objective.proximal expected 'policy' with rollout.max_staleness={rollout.max_staleness}, got 'behavior', which "
       "clips stale samples as if they were the policy's own; use the recipe decoupled_ppo, or set proximal=policy and "
       "correction=truncated"
+    )
+  weighed = objective.proximal == "behavior" and objective.surrogate not in RATIO_FREE
+  if rollout.max_staleness and objective.correction == "none" and not weighed:
+    raise UserError(
+      f"config.objective.correction expected truncated or masked with rollout.max_staleness={rollout.max_staleness}, got "
+      f"'none': surrogate {objective.surrogate} with proximal={objective.proximal} does not weigh what an older policy wrote"
     )
 
 

@@ -28,7 +28,8 @@ class ModelConfig:
     qk_norm: RMSNorm over H on queries and keys (Qwen3).
     max_positions: the longest sequence the checkpoint declares.
     compute_dtype: dtype of the matrix products; softmax, norms and logits are float32 whatever this says.
-    decode_kernel: of a decode step's attention, one of `decode_attention`'s; "einsum" runs anywhere.
+    decode_kernel: of a decode step's attention, one of `decode_attention`'s; "einsum", plain XLA, runs anywhere. The layout of
+      the cache's keys and of the rollout's copy of the weights goes with it.
     remat: "none" keeps every activation of a block for the backward pass, "block" recomputes each block.
   """
 

@@ -3,8 +3,9 @@
 What enters: rotated queries, each row's own keys and values, and perhaps those of the prompt that a lane of rows shares.
 What leaves: the attended values, the same from every kernel, or (`write_decode`) the cache with a step's entries in it.
 
-"einsum" is plain XLA, runs anywhere and reads a cache to its end; the Pallas kernels of `decode_attention_gpu` and
-`decode_attention_tpu` stop near a row's length. `choose` says which one is for whom.
+The Pallas kernels of `decode_attention_gpu` and `decode_attention_tpu` stop near a row's length. "einsum" is plain XLA, runs
+anywhere and reads a cache to its end; here it is what the kernels must equal, and the decoder does the same for any number of
+queries a row. `choose` says which one is for whom.
 
 B rows = P prompts x g, row b reads prompt b // g. N heads = K kv heads x G, H head dim, S slots of a row, s of a prompt,
 M queries of one kv head: G of a row, g·G of a prompt's lane, so that a prompt is read once however many rows share it.

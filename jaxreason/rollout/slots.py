@@ -68,6 +68,7 @@ class Slots:
     self._engine, self._shape, self._cut = Engine(programs, shape, draw), shape, cut
     self.count, self.tokens = shape.slots, 0
     self._line: list[_Prompt] = []
+    self._version: int | None = None
     self._clear()
 
   def _clear(self) -> None:
@@ -131,6 +132,11 @@ class Slots:
     """
     self._engine.extend(params, [(slot, one.record.tokens[-count - 1 :]) for slot, (one, count) in self._said.items()])
     self._said = {}
+    if version != self._version and self._shape.lane == 1:
+      # What begins now reads its prompt as this policy does. The slots of a live lane share one copy, whoever joins them later.
+      for prompt in self._line:
+        prompt.prefilled = None
+    self._version = version
     self._fill(params)
     running = self.running
     if running:

@@ -62,6 +62,10 @@ def test_mistakes_are_told_in_one_line_before_a_device_is_touched(config_file, t
       [*train, "--config.rollout.max_staleness=1", "--config.objective=gspo"],
       "objective.proximal expected 'policy' with rollout.max_staleness=1, got",
     ),
+    (
+      [*train, "--config.rollout.max_staleness=1", "--config.objective=rloo"],
+      "objective.correction expected truncated or masked with rollout.max_staleness=1, got 'none': surrogate reinforce",
+    ),
     ([*train, "--config.rollout.group=1", "--config.rollout.refill_zero_variance=True"], "at least 2 with refill_zero_var"),
     ([*train, "--config.rollout.order=hard"], "rollout.order expected stream or difficulty, got 'hard'"),
     ([*train, "--config.rollout.min_new_tokens=9"], "min_new_tokens expected at most max_new_tokens=8, got 9"),

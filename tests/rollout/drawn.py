@@ -103,8 +103,8 @@ def truth(found, prompts, *, params=None, temperature=1.0, least=0, stop_ids=STO
     for name, logprobs, logits, uniforms in zip(part, *map(np.asarray, computed), strict=False):
       n = len(found[name].record.tokens)
       wide = logits[:n].astype(np.float64) / temperature
+      wide[:least, [stop for stop in stop_ids if stop >= 0]] = -np.inf
       weights = np.exp(wide - wide.max(-1, keepdims=True))
-      weights[:least, [stop for stop in stop_ids if stop >= 0]] = 0
       told.logprobs[name], told.logits[name], told.uniforms[name] = logprobs[:n], wide, uniforms[:n].astype(np.float64)
       told.ends[name] = np.cumsum(weights, -1) / weights.sum(-1, keepdims=True)
   return told

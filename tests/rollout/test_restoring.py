@@ -156,3 +156,15 @@ def test_a_reply_that_was_not_fed_yet_is_not_lost(ahead, give_up, unload):
   assert behind > 15
   said.check_said(found)
   assert drawn.check_explained(found, said.usual(), said.PROMPTS, stop_ids=said.STOPS) <= 2
+
+
+def test_a_sample_that_begins_under_new_weights_reads_its_prompt_under_them():
+  """Two slots for a group of six: four begin after the change, with nothing of the older policy behind them."""
+  slots = drawn.opened(drawn.shape(2, budget=8), stop_ids=())
+  visit = next(iter(PROMPTS))
+  slots.admit(visit, PROMPTS[visit], range(6))
+  old = drawn.finish(slots, drawn.prepared(), chunks=2)
+  new = drawn.finish(slots, drawn.prepared(seed=1), version=1)
+  assert (len(old), len(new)) == (2, 4)
+  assert all((one.record.versions == 1).all() for one in new.values())
+  assert drawn.check(new, PROMPTS, budget=8, stop_ids=(), params=tiny.params(seed=1)) == 32

@@ -245,6 +245,9 @@ def test_buckets_hold_what_they_must_and_are_few():
   assert all(length <= bucket for length, bucket in zip(range(1, 1025), found, strict=True))
   assert sorted(set(found)) == [8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024]
   assert bucketed(0, 8) == 8
+  fine = [bucketed(length, 8, steps=4) for length in range(1, 257)]
+  assert all(length <= bucket < max(1.25 * length, length + 8) for length, bucket in zip(range(1, 257), fine, strict=True))
+  assert sorted(set(fine)) == [8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256]
 
 
 def test_the_width_of_a_batch_is_a_bucket_within_the_budget():
