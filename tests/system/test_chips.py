@@ -69,7 +69,7 @@ def reports(compiler):
 def test_the_whole_programs_compile_and_copy_no_cache(compiler):
   """What decode needs beside its state are some arrays of logits; an insertion needs next to nothing."""
   for report in compiler[1]("compile_rollout.py"):
-    assert report["decode_temporary_bytes"] < 4.5 * report["logits_bytes"], report
+    assert report["decode_temporary_bytes"] < 5 * report["logits_bytes"], report
     assert report["insert_temporary_bytes"] < 0.6 * report["cache_bytes"], report
 
 
