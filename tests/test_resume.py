@@ -231,6 +231,16 @@ def test_a_supervised_run_goes_on_under_a_schedule_that_knows_its_length(tmp_pat
     quietly(run(3), tmp_path)
 
 
+def test_a_run_of_another_optimizer_made_longer_is_the_longer_run(tmp_path):
+  """Muon with a frozen and a slow parameter, and a schedule that is bound to its length only later."""
+  chosen = dict(optimizer__name="muon", optimizer__schedule="wsd", optimizer__lr_factors='{"embedding": 0.1, "key": 0}')
+  run = tiny_run.learner(**chosen)
+  stages = lambda rl: tiny_run.changed(run, sft=dict(steps=3), train=dict(steps=rl))
+  quietly(stages(2), tmp_path)
+  with pytest.raises(UserError, match="config.train.steps expected 2"):  # its rate has fallen
+    quietly(stages(4), tmp_path)
+
+
 def test_a_run_goes_on_where_its_data_has_moved(tmp_path):
   host = {"config": settings.thaw(tiny_run.learner().settings), "data": "same", "step": 1}
   moved = settings.default_config()
