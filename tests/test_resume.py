@@ -231,14 +231,38 @@ def test_a_supervised_run_goes_on_under_a_schedule_that_knows_its_length(tmp_pat
     quietly(run(3), tmp_path)
 
 
-def test_a_run_of_another_optimizer_made_longer_is_the_longer_run(tmp_path):
-  """Muon with a frozen and a slow parameter, and a schedule that is bound to its length only later."""
-  chosen = dict(optimizer__name="muon", optimizer__schedule="wsd", optimizer__lr_factors='{"embedding": 0.1, "key": 0}')
-  run = tiny_run.learner(**chosen)
+def test_a_run_of_muon_made_longer_is_the_longer_run(tmp_path):
+  """With one parameter that is slow and one that is frozen."""
+  run = tiny_run.learner(optimizer__name="muon", optimizer__lr_factors='{"embedding": 0.1, "key": 0}')
   stages = lambda rl: tiny_run.changed(run, sft=dict(steps=3), train=dict(steps=rl))
-  quietly(stages(2), tmp_path)
-  with pytest.raises(UserError, match="config.train.steps expected 2"):  # its rate has fallen
-    quietly(stages(4), tmp_path)
+  quietly(stages(1), tmp_path / "grown")
+  results, arrays = ended(stages(3), tmp_path / "grown")
+  expected, others = ended(stages(3), tmp_path / "whole")
+  assert results == expected
+  jax.tree.map(np.testing.assert_array_equal, arrays, others)
+
+
+@pytest.mark.parametrize(
+  ("changes", "step", "free"),
+  [
+    (dict(schedule="constant"), 99, True),
+    (dict(schedule="wsd"), 80, True),  # the last of 100 steps before it falls
+    (dict(schedule="wsd"), 81, False),
+    (dict(schedule="linear", warmup_steps=5), 5, True),
+    (dict(schedule="linear", warmup_steps=5), 6, False),
+  ],
+)
+@pytest.mark.parametrize("section", ["optimizer", "critic.optimizer"])
+def test_a_run_may_be_longer_while_no_rate_that_it_has_seen_would_be_another(section, changes, step, free):
+  chosen = {f"{section}.{name}": value for name, value in changes.items()}
+  chosen = tiny_run.settings(objective="ppo", sft__steps=0, train__steps=100, **chosen)
+  host = {"config": settings.thaw(chosen), "data": "same", "step": step}
+  longer = dataclasses.replace(chosen, train=dataclasses.replace(chosen.train, steps=200))
+  if free:
+    progress.check_same(host, longer, "same")
+  else:
+    with pytest.raises(UserError, match=r"config.train.steps expected 100, with which this run was started, got 200"):
+      progress.check_same(host, longer, "same")
 
 
 def test_a_run_goes_on_where_its_data_has_moved(tmp_path):
