@@ -93,6 +93,8 @@ def read(settings: RunSettings) -> Parts:
     checks.check_positions(settings, config.max_positions)
   checks.check_environment(settings, tokenizer)
   checks.check_lengths(settings, rows, tokenizer)
+  for phase in ("sft", "train"):  # learning rates of parameters that the model has
+    transformation(settings, config, phase), critic_transformation(settings, config, phase)
   return Parts(settings, rows, tokenizer, config, teacher_config(settings, tokenizer))
 
 
@@ -200,15 +202,15 @@ def transformation(settings: RunSettings, config: ModelConfig, phase: str) -> op
     "sft": (settings.sft.optimizer, settings.sft.steps),
     "train": (settings.optimizer, settings.train.steps),
   }[phase]
-  return optimizer.transformation(chosen, steps, weights.decays(config))
+  return optimizer.transformation(chosen, steps, weights.roles(config))
 
 
 def critic_transformation(settings: RunSettings, config: ModelConfig, phase: str) -> optax.GradientTransformation | None:
   """The critic's optimizer; None in a phase without a critic."""
   if phase == "sft" or not settings.objective.needs_critic:
     return None
-  decays = critic.like(weights.decays(config), True)
-  return optimizer.transformation(settings.critic.optimizer, settings.train.steps, decays)
+  roles = critic.like(weights.roles(config), weights.Role("value_head", decays=True))
+  return optimizer.transformation(settings.critic.optimizer, settings.train.steps, roles)
 
 
 def objective_of(settings: RunSettings, phase: str) -> Objective:
@@ -228,14 +230,27 @@ def replayed_truncation(settings: RunSettings, phase: str) -> Cut | None:
 
 
 def abstract_state(settings: RunSettings, config: ModelConfig, mesh, phase: str) -> TrainState:
-  """Shapes, dtypes and shardings of the state in a phase: moments are sharded like the parameters they belong to."""
+  """Shapes, dtypes and shardings of the state in a phase: moments are sharded like the parameters they belong to.
+
+  A moment may lack axes of its parameter (Adafactor's) or be absent (Muon's and a frozen parameter's); see `sharding.of_part`.
+  """
   shapes = jax.eval_shape(_start(settings, config, phase), weights.abstract(config))
-  whole, policy = sharding.replicated(mesh), weights.shardings(config, mesh)
-  placed = {weights.Params: policy, critic.Critic: critic.like(policy, whole)}
-  shardings = jax.tree.map(
-    lambda leaf: placed.get(type(leaf), whole), shapes, is_leaf=lambda leaf: type(leaf) in placed
-  )
-  return jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, shardings)
+  whole, policy = sharding.replicated(mesh), weights.abstract(config, mesh=mesh)
+  value = jax.ShapeDtypeStruct((config.embed,), policy.embedding.dtype, sharding=whole)
+  parameters = {weights.Params: policy, critic.Critic: critic.like(policy, value)}
+
+  def at(x, where):
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
+  def placed(node):
+    if type(node) not in parameters:
+      return at(node, whole)
+    return jax.tree.map(
+      lambda parameter, part: jax.tree.map(lambda x: at(x, sharding.of_part(x.shape, parameter)), part),
+      parameters[type(node)], node,
+    )  # fmt: skip
+
+  return jax.tree.map(placed, shapes, is_leaf=lambda node: type(node) in parameters)
 
 
 def _start(settings: RunSettings, config: ModelConfig, phase: str) -> Callable:

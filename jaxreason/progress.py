@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from jaxreason import __version__, build, settings
+from jaxreason import __version__, build, optimizer, settings
 from jaxreason.build import Run
 from jaxreason.checkpoint import Checkpoints
 from jaxreason.errors import UserError
@@ -135,9 +135,11 @@ def begin_rl(run: Run, state: TrainState) -> tuple[TrainState, Any]:
 def check_same(host: dict, chosen: settings.RunSettings, fingerprint: str) -> None:
   """Raises UserError when a checkpoint was made under other settings or data."""
   before, now = settings.flat(settings.completed(host["config"])), settings.flat(settings.thaw(chosen))
-  # A run may be made longer or shorter where no schedule looks at its length, or before its first policy step.
-  no_policy_step = host["step"] <= before["sft.steps"]
-  free = {*FREE, *CUTS, *(["train.steps"] if chosen.optimizer.schedule == "constant" or no_policy_step else [])}
+  # A run may be made longer or shorter as long as no learning rate that it has seen would have been another one.
+  optimizers = [chosen.optimizer, *([chosen.critic.optimizer] if chosen.objective.needs_critic else [])]
+  seen = host["step"] - before["sft.steps"]
+  unbound = min(optimizer.unbound(each, rows["train.steps"]) for each in optimizers for rows in (before, now))
+  free = {*FREE, *CUTS, *(["train.steps"] if seen <= unbound else [])}
   for name in sorted(before.keys() | now.keys()):
     if name not in free and before.get(name) != now.get(name):
       raise UserError(

@@ -6,6 +6,7 @@ no ConfigDict goes further than `freeze`. The dataclasses are the one place wher
 """
 
 import dataclasses
+import json
 import math
 from typing import Any
 
@@ -164,9 +165,14 @@ class RunSettings:
 
 
 class RunConfig(ml_collections.ConfigDict):
-  """A ConfigDict in which `config.objective = "dapo"` sets every field of the objective as that recipe has it."""
+  """A ConfigDict in which `config.objective = "dapo"` sets every field of the objective as that recipe has it, and
+  `config.optimizer.lr_factors = {"embedding": 0.1}` is kept as JSON text, as the command line gives it."""
 
   def __setitem__(self, key, value):
+    if key == "lr_factors" and isinstance(value, dict | ml_collections.ConfigDict):
+      value = json.dumps(dict(value), sort_keys=True) if value else ""
+    elif type(value) is ml_collections.ConfigDict:
+      value = RunConfig(value)  # a section, which does so too
     if key == "objective" and isinstance(value, str):
       value = ml_collections.ConfigDict(recipe(value))
     if key == "objective" and not isinstance(value, dict | ml_collections.ConfigDict):

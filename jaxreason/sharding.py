@@ -87,6 +87,21 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
+def of_part(shape: tuple[int, ...], parameter: jax.ShapeDtypeStruct) -> NamedSharding:
+  """The sharding of a moment of a parameter.
+
+  It is the parameter's own where the moment has its shape, that without one axis where the moment is the parameter with an axis
+  summed away, and otherwise, or where axes of one length leave open which it is, the moment is held whole by every device.
+  """
+  mesh, rank = parameter.sharding.mesh, len(parameter.shape)
+  if shape == parameter.shape:
+    return parameter.sharding
+  axes = (*parameter.sharding.spec, *[None] * (rank - len(parameter.sharding.spec)))
+  without = lambda of, axis: (*of[:axis], *of[axis + 1 :])
+  found = {without(axes, axis) for axis in range(rank) if without(parameter.shape, axis) == shape}
+  return NamedSharding(mesh, PartitionSpec(*found.pop())) if len(found) == 1 else replicated(mesh)
+
+
 def shard(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
   """Constrains an activation to the mesh in use (`jax.set_mesh`); the identity when there is none."""
   if jax.sharding.get_abstract_mesh().empty:

@@ -231,6 +231,40 @@ def test_a_supervised_run_goes_on_under_a_schedule_that_knows_its_length(tmp_pat
     quietly(run(3), tmp_path)
 
 
+def test_a_run_of_muon_made_longer_is_the_longer_run(tmp_path):
+  """With one parameter that is slow and one that is frozen."""
+  run = tiny_run.learner(optimizer__name="muon", optimizer__lr_factors='{"embedding": 0.1, "key": 0}')
+  stages = lambda rl: tiny_run.changed(run, sft=dict(steps=3), train=dict(steps=rl))
+  quietly(stages(1), tmp_path / "grown")
+  results, arrays = ended(stages(3), tmp_path / "grown")
+  expected, others = ended(stages(3), tmp_path / "whole")
+  assert results == expected
+  jax.tree.map(np.testing.assert_array_equal, arrays, others)
+
+
+@pytest.mark.parametrize(
+  ("changes", "step", "free"),
+  [
+    (dict(schedule="constant"), 99, True),
+    (dict(schedule="wsd"), 80, True),  # the last of 100 steps before it falls
+    (dict(schedule="wsd"), 81, False),
+    (dict(schedule="linear", warmup_steps=5), 5, True),
+    (dict(schedule="linear", warmup_steps=5), 6, False),
+  ],
+)
+@pytest.mark.parametrize("section", ["optimizer", "critic.optimizer"])
+def test_a_run_may_be_longer_while_no_rate_that_it_has_seen_would_be_another(section, changes, step, free):
+  chosen = {f"{section}.{name}": value for name, value in changes.items()}
+  chosen = tiny_run.settings(objective="ppo", sft__steps=0, train__steps=100, **chosen)
+  host = {"config": settings.thaw(chosen), "data": "same", "step": step}
+  longer = dataclasses.replace(chosen, train=dataclasses.replace(chosen.train, steps=200))
+  if free:
+    progress.check_same(host, longer, "same")
+  else:
+    with pytest.raises(UserError, match=r"config.train.steps expected 100, with which this run was started, got 200"):
+      progress.check_same(host, longer, "same")
+
+
 def test_a_run_goes_on_where_its_data_has_moved(tmp_path):
   host = {"config": settings.thaw(tiny_run.learner().settings), "data": "same", "step": 1}
   moved = settings.default_config()

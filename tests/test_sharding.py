@@ -1,5 +1,6 @@
 """Laws of sharding: eight devices, or two processes, compute what one does, and hold only their parts."""
 
+import dataclasses
 import functools
 import os
 import re
@@ -16,6 +17,7 @@ import tiny
 from jaxreason import build, sharding
 from jaxreason.errors import UserError
 from jaxreason.model import weights
+from jaxreason.optimizer import OptimizerConfig
 from jaxreason.rollout.config import Shape
 from jaxreason.rollout.engine import Draw
 from jaxreason.rollout.slots import Slots
@@ -75,6 +77,22 @@ def test_parameters_and_moments_are_held_in_parts(sizes):
       assert leaf.addressable_shards[0].data.shape == where.shard_shape(leaf.shape)
   held = sum(leaf.addressable_shards[0].data.size for leaf in jax.tree.leaves(state.params))
   assert held < 1.1 * weights.count(tiny.CONFIG) / (sizes.fsdp * sizes.tensor)
+
+
+def test_moments_without_an_axis_are_held_in_the_parts_of_the_others():
+  """Adafactor's of gate [L, F, D] are [L, D] and [L, F]; where F = D they could be either, and are whole."""
+  mesh = mesh_of(MESHES["2x2x2"])
+  chosen = tiny.settings(optimizer=OptimizerConfig(name="adafactor"))
+  for mlp, parts in ((192, (("fsdp",), ("tensor",))), (128, ((), ()))):
+    config = dataclasses.replace(tiny.CONFIG, embed=128, mlp=mlp)
+    made = build.compile_programs(chosen, config, mesh)
+    with jax.set_mesh(mesh):
+      state = made.start_rl(jax.device_put(tiny.params(config), weights.shardings(config, mesh)))
+    rows, columns, whole = (tree for tree in jax.tree.leaves(state.opt_state, is_leaf=tiny.is_params) if tiny.is_params(tree))
+    assert [rows.blocks.gate.shape, columns.blocks.gate.shape, whole.blocks.gate.shape] == [(2, 128), (2, mlp), (1,)]
+    for leaf, axes in zip((rows.blocks.gate, columns.blocks.gate), parts, strict=True):
+      assert leaf.sharding.is_equivalent_to(jax.NamedSharding(mesh, jax.P(None, *axes)), 2)
+    assert whole.blocks.query.sharding.is_equivalent_to(weights.shardings(config, mesh).blocks.query, 4)
 
 
 def test_a_second_update_compiles_nothing():

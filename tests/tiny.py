@@ -65,13 +65,13 @@ def batch(seed: int = 0, rows: int = 8, prompt: int = 6, completion: int = 5, re
 @functools.cache
 def optimizer(settings: OptimizerConfig = OptimizerConfig(peak_lr=1e-3), steps: int = 10, config: ModelConfig = CONFIG):
   """The transformation of a tiny model."""
-  return transformation(settings, steps, weights.decays(config))
+  return transformation(settings, steps, weights.roles(config))
 
 
 @functools.cache
 def critic_optimizer(settings: OptimizerConfig = OptimizerConfig(peak_lr=1e-2), steps: int = 10):
   """The transformation of a tiny critic."""
-  return transformation(settings, steps, critic.like(weights.decays(CONFIG), True))
+  return transformation(settings, steps, critic.like(weights.roles(CONFIG), weights.Role("value_head", decays=True)))
 
 
 @functools.cache

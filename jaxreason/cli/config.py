@@ -166,4 +166,4 @@ def _told(error: Exception) -> str:
 
 def _plain(name: str) -> str:
   """'float' of 'float', 'a section' of a ConfigDict's long name."""
-  return "a section" if name.endswith("ConfigDict") else name.rpartition(".")[2]
+  return "a section" if name.endswith(("ConfigDict", "RunConfig")) else name.rpartition(".")[2]

@@ -1,8 +1,8 @@
 """Floor 2: the one table of weights.
 
 What enters: a `ModelConfig`. What leaves: a tree of `Weight(shape, axes, init, name)` in the very structure that the
-parameters have, from which initialisation, abstract shapes, shardings, the parameter count and the Hugging Face names
-are all read with `jax.tree.map`.
+parameters have, from which initialisation, abstract shapes, shardings, roles in the optimizer, the parameter count and the
+Hugging Face names are all read with `jax.tree.map`.
 
 Matrices are [out, in], as checkpoints store them; heads are an axis of their own. L layers, D embed, N heads, K kv heads,
 H head dim, F mlp, V vocab.
@@ -84,6 +84,23 @@ class Weight:
   name: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Role:
+  """What an optimizer has to know of a parameter.
+
+  Attributes:
+    name: its field in `Params` or `Block`.
+    decays: whether weight decay applies, that is to matrices, not to norms and biases.
+    inputs: the axes that a block's matrix sums over; () of all that is no block's matrix: embedding, head, norms, biases.
+    outputs: the other axes of that matrix. The layers' axis is neither.
+  """
+
+  name: str
+  decays: bool
+  inputs: tuple[int, ...] = ()
+  outputs: tuple[int, ...] = ()
+
+
 def weights(config: ModelConfig) -> Params:
   """The table: a `Params` whose leaves are `Weight`s.
 
@@ -162,9 +179,19 @@ def shardings(config: ModelConfig, mesh, rules: dict = RULES) -> Params:
   return jax.tree.map(lambda weight: sharding(mesh, weight.axes, rules), weights(config), is_leaf=_is_weight)
 
 
-def decays(config: ModelConfig) -> Params:
-  """A tree of bools: True where weight decay applies, that is on matrices, not on norms and biases."""
-  return jax.tree.map(lambda weight: bool(weight.init), weights(config), is_leaf=_is_weight)
+def roles(config: ModelConfig) -> Params:
+  """A tree of `Role`s in the structure of the parameters."""
+
+  def role(path, weight):
+    name = jax.tree_util.keystr(path[-1:], simple=True)
+    if weight.axes[0] != "layers" or "embed" not in weight.axes:
+      return Role(name, bool(weight.init))
+    # [L, out, in], and one of the two is D.
+    embed = weight.axes.index("embed")
+    others = tuple(axis for axis in range(1, len(weight.axes)) if axis != embed)
+    return Role(name, bool(weight.init), *(((embed,), others) if embed > 1 else (others, (embed,))))
+
+  return jax.tree_util.tree_map_with_path(role, weights(config), is_leaf=_is_weight)
 
 
 def count(config: ModelConfig) -> int:

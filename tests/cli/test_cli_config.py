@@ -1,5 +1,6 @@
 """Configs by name or path, and overrides in the type of the value they replace."""
 
+import ml_collections
 import pytest
 
 from jaxreason import settings
@@ -87,6 +88,7 @@ def test_an_unknown_config_is_told(source, words):
     ("  config.optimizer.update(peek_lr=1e-3)\n", r"line 5: 'peek_lr' is not a setting \(did you mean 'peak_lr'\?\)"),
     ("  config.optimiser.update(peak_lr=1)\n", r"line 5: 'optimiser' is not a setting \(did you mean 'optimizer'\?\)"),
     ("  config.optimizer.peak_lr = 'fast'\n", "line 5: peak_lr expected float, got fast of type str"),
+    ("  config.optimizer.lr_factors = 0.1\n", "line 5: lr_factors expected str, got 0.1 of type float"),
     ("  config.train.steps = 2.5\n", "line 5: steps expected int, got 2.5 of type float"),
     ("  config.optimizer = 3\n", "line 5: optimizer expected a section, got 3 of type int"),
     ("  return config.nothing(\n", "line 5: expected Python, got "),
@@ -138,6 +140,30 @@ def test_a_setting_that_refers_to_another_follows_its_override(tmp_path):
   path.write_text(START + "  config.evaluation.samples = config.rollout.get_ref('group')\n" + half + "  return config\n")
   chosen = settings.freeze(configs.load(str(path), [("rollout.group", "3"), ("optimizer.peak_lr", "1")]))
   assert (chosen.evaluation.samples, chosen.optimizer.end_lr) == (3, 0.5)
+
+
+@pytest.mark.parametrize(
+  "body",
+  [
+    '  config.optimizer.lr_factors = {"query": 2, "embedding": 0.1}\n',
+    '  config.optimizer.update(lr_factors={"embedding": 0.1, "query": 2})\n',
+    '  config.update({"optimizer": {"lr_factors": {"embedding": 0.1, "query": 2}}})\n',
+    '  config.optimizer["lr_factors"] = \'{"embedding": 0.1, "query": 2}\'\n',
+    '  config = {"optimizer": {"lr_factors": {"embedding": 0.1, "query": 2}}}\n  config = ConfigDict(config)\n',
+  ],
+)
+def test_learning_rates_of_parameters_are_a_mapping_in_a_file(tmp_path, body):
+  path = tmp_path / "mine.py"
+  path.write_text("from ml_collections import ConfigDict\n" + START + body + "  return config\n")
+  chosen = settings.freeze(configs.load(str(path), []))
+  assert chosen.optimizer.factors == {"embedding": 0.1, "query": 2}
+  assert chosen.optimizer.lr_factors == '{"embedding": 0.1, "query": 2}' and chosen.critic.optimizer.lr_factors == ""
+  hash(chosen)
+  again = settings.freeze(ml_collections.ConfigDict(settings.thaw(chosen)))
+  assert again == chosen
+  override = [("optimizer.lr_factors", '{"head": 0}'), ("critic.optimizer.lr_factors", '{"value_head": 3}')]
+  chosen = settings.freeze(configs.load(str(path), override))
+  assert (chosen.optimizer.factors, chosen.critic.optimizer.factors) == ({"head": 0}, {"value_head": 3})
 
 
 def test_a_file_without_get_config_is_told(tmp_path):

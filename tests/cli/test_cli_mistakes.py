@@ -38,6 +38,12 @@ def test_mistakes_are_told_in_one_line_before_a_device_is_touched(config_file, t
   train = ["train", f"--config={config_file}", f"--workdir={tmp_path / 'work'}"]
   cases = [
     ([*train, "--config.optimizer.peek_lr=1"], r"optimizer.peek_lr is not a setting \(did you mean 'optimizer.peak_lr'\?\)"),
+    ([*train, "--config.optimizer.name=adamm"], r"optimizer.name expected one of .*, got 'adamm' \(did you mean 'adamw'\?\)"),
+    ([*train, "--config.optimizer.lr_factors=0.1"], "optimizer.lr_factors expected names with factors >= 0, such as .*'0.1'"),
+    (
+      [*train, '--config.optimizer.lr_factors={"embeding": 0.1}'],
+      r"lr_factors expected names among embedding, .*, got 'embeding' \(did you mean 'embedding'\?\)",
+    ),
     ([*train, "--config.train.steps=many"], "config.train.steps expected int, got 'many'"),
     (["train", f"--config={broken}"], r"broken.py line \d+: 'train_row' is not a setting \(did you mean 'train_rows'\?\)"),
     (["train", "--config=quikstart"], "did you mean 'quickstart'"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -68,8 +69,29 @@ def test_the_count_of_a_known_model():
 
 @configs
 def test_matrices_decay_and_norms_and_biases_do_not(config):
-  for row, decays in zip(rows(config), jax.tree.leaves(weights.decays(config)), strict=True):
-    assert decays == (not row.name.endswith(("norm.weight", "layernorm.weight", ".bias")))
+  for row, role in zip(rows(config), jax.tree.leaves(weights.roles(config)), strict=True):
+    assert role.decays == (not row.name.endswith(("norm.weight", "layernorm.weight", ".bias")))
+
+
+@configs
+def test_inputs_and_outputs_are_those_of_the_models_products(config):
+  """Initial deviations are 1/sqrt(fan-in), those into the residual stream 1/sqrt(2 L) of it."""
+  roles = weights.roles(config)
+  for row, role in zip(rows(config), jax.tree.leaves(roles), strict=True):
+    matrix = row.name.endswith("proj.weight")
+    assert bool(role.inputs) == bool(role.outputs) == matrix
+    if matrix:
+      assert sorted((0, *role.inputs, *role.outputs)) == list(range(len(row.shape)))
+      residual = (2 * config.layers) ** -0.5 if role.name in ("output", "down") else 1
+      assert row.init == pytest.approx(math.prod(row.shape[axis] for axis in role.inputs) ** -0.5 * residual)
+  assert (roles.blocks.query.inputs, roles.blocks.query.outputs) == ((3,), (1, 2))
+  assert (roles.blocks.output.inputs, roles.blocks.output.outputs) == ((2, 3), (1,))
+
+
+def test_a_role_is_named_by_its_field():
+  roles = weights.roles(EVERY_SWITCH)
+  assert {field: role.name for field, role in vars(roles.blocks).items()} == {field: field for field in vars(roles.blocks)}
+  assert [roles.embedding.name, roles.final_norm.name, roles.head.name] == ["embedding", "final_norm", "head"]
 
 
 def test_switches_add_what_they_say():
