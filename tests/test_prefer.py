@@ -151,3 +151,25 @@ def test_pairs_that_are_seen_often_are_ranked_right(kind):
   assert before[ACCURACY] == 0.5 and before["loss"] == pytest.approx(np.log(2), rel=1e-6)
   assert after[ACCURACY] == 1 and right == [1.0] * 16
   assert after["loss"] < 0.3 and after["rewards/margins"] == after["rewards/chosen"] - after["rewards/rejected"] > 1
+
+
+@pytest.mark.parametrize("kind", ["dpo", "reward_model"])
+def test_packed_pairs_cut_along_their_length_move_the_parameters_alike(kind):
+  """Over fsdp and sequence, where a pair's last tokens may be on another device than its first."""
+
+  def step(devices, **sizes):
+    chosen = pairs_run.settings(preference__kind=kind, preference__optimizer__warmup_steps=0, **sizes)
+    run = build.build(chosen, devices=jax.devices()[:devices])
+    with jax.set_mesh(run.mesh):
+      state = run.programs.start_rl(run.initial_params())
+      batch = Pairs(run).batch(0)
+      if kind == "dpo":
+        batch = compile_programs(run).reference(run.initial_params(), batch)
+      state, stats = run.programs.update(state, batch, 1.0)
+      return jax.device_get((state.params, stats))
+
+  (one, stats), (cut, others) = step(1), step(4, mesh__data=1, mesh__fsdp=2, mesh__sequence=2)
+  assert others["loss"] == pytest.approx(stats["loss"], rel=1e-6)
+  assert others["grad_norm"] == pytest.approx(stats["grad_norm"], rel=1e-5)
+  for whole, part in zip(jax.tree.leaves(one), jax.tree.leaves(cut), strict=True):
+    np.testing.assert_allclose(part, whole, atol=2e-4)  # of a first step of AdamW of at most 1e-3
