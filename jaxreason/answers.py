@@ -11,6 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import NamedTuple
 
+import jax
+
+from jaxreason import processes
 from jaxreason.build import Run
 from jaxreason.data.stops import stop_finder
 from jaxreason.data.tokenizer import Tokenizer
@@ -115,6 +118,23 @@ class Answers:
       for future in [future for future in self._steps if future in done]:
         self._on_step(self._steps.pop(future), future)
 
+  def judge(self, groups: Sequence[Group]) -> None:
+    """Waits for the verdicts on whole groups; where several processes verify, each has then those of all.
+
+    Raises:
+      UserError: what a verdict of any process failed with, on every process.
+    """
+    if jax.process_count() == 1:
+      return
+    began = time.perf_counter()
+    every = processes.exchanged([_told(group) for group in groups if processes.is_mine(group.visit)])
+    self._waited += time.perf_counter() - began
+    for visit, told in (one for of_process in every for one in of_process):
+      if isinstance(told, str):
+        raise UserError(f"the verifiers of another process expected to judge, failed with {told}")
+      for sample, verdict in told.items() if not processes.is_mine(visit) else ():
+        self.groups[visit].ended[int(sample)].judged.set_result(Verdict.from_json(verdict))
+
   def take(self, group: Group) -> list[Sample]:
     """The samples of a whole group, its verdicts waited for; the group is forgotten here."""
     del self.groups[group.visit]
@@ -157,7 +177,8 @@ class Answers:
     if self._turns is None:
       tokens = int(written.record.own.sum())
       asked = item(group.row, self._text(written), finished(written), tokens, self._parts)
-      self._end(group, written, self._pool.submit(asked), None)
+      judged = self._pool.submit(asked) if processes.is_mine(group.visit) else Future()
+      self._end(group, written, judged, None)
       return
     if written.name not in self._dialogues:
       self._steps[self._pool.reset({"environment": self._turns.environment, "row": group.row})] = written
@@ -221,6 +242,14 @@ class Answers:
       reward = sum(turn * self._turns.discount**number for number, turn in enumerate(ended.dialogue.rewards))
     own = int(written.record.own.sum())
     return Sample(group.row, self._text(written), finished(written), own, verdict, reward, turns, written)
+
+
+def _told(group: Group) -> tuple[int, dict | str]:
+  """The group's verdicts as JSON values, or what they failed with: no process may leave before it has told the others."""
+  try:
+    return group.visit, {str(sample): ended.judged.result().to_json() for sample, ended in group.ended.items()}
+  except Exception as error:  # of any kind: the others wait for word from here
+    return group.visit, f"{type(error).__name__}: {error}"
 
 
 def _unwritable(turn: Turn) -> Future:

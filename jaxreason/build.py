@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 
 from jaxreason import assemble as assembly
-from jaxreason import checks, packing, phases, rollout_plan, sharding, stored, tasks
+from jaxreason import checks, packing, phases, processes, rollout_plan, sharding, stored, tasks
 from jaxreason import objective as objectives
 from jaxreason import update as updates
 from jaxreason.data import tokenizer as tokenizers
@@ -116,6 +116,7 @@ def place(parts: Parts, *, devices=None) -> Run:
   mesh = sharding.make_mesh(settings.mesh, devices)
   checks.check_batches(settings, mesh)
   checks.check_memory(settings, mesh)
+  checks.check_processes(settings)
   models = (parts.config, parts.teacher, parts.reward_model)
   config, teacher, scorer = (part and settled(part, settings, mesh) for part in models)
   if config.remat == "offload":
@@ -283,7 +284,7 @@ def _started(begun: Callable, trained, base):
 
 def compile_programs(settings: RunSettings, config: ModelConfig, mesh, teacher: ModelConfig | None = None) -> Programs:
   """Every jitted function of a run; `teacher` is the teacher's config. Nothing is compiled before it is first called."""
-  jit = jax.jit
+  jit, fed = jax.jit, functools.partial(processes.feeding, mesh)
   chunk_tokens = settings.train.chunk_tokens
 
   def shardings(phase):
@@ -292,8 +293,8 @@ def compile_programs(settings: RunSettings, config: ModelConfig, mesh, teacher: 
   def step(phase, micro_batches):
     run = phases.update_of(settings, config, phase, micro_batches)
     if config.lora.rank:
-      return _beside_base(run, shardings(phase).replace(base=None))
-    return jit(run, donate_argnums=0, out_shardings=(shardings(phase), None))
+      return fed(_beside_base(run, shardings(phase).replace(base=None)), 1)
+    return fed(jit(run, donate_argnums=0, out_shardings=(shardings(phase), None)), 1)
 
   def start(phase):
     begun = jit(phases.start_of(settings, config, phase), out_shardings=shardings(phase).replace(base=None))
@@ -325,7 +326,7 @@ def compile_programs(settings: RunSettings, config: ModelConfig, mesh, teacher: 
   )
   return Programs(
     rollout=rollout_plan.programs_for(settings, config, mesh),
-    assemble=jit(functools.partial(assembly.assemble, objective=settings.objective), static_argnames="width"),
+    assemble=fed(jit(functools.partial(assembly.assemble, objective=settings.objective), static_argnames="width"), 0),
     reference=jit(reference),
     teacher=teacher and jit(functools.partial(updates.with_teacher, config=teacher, **shape)),
     values=jit(values),

@@ -10,6 +10,8 @@ import itertools
 import math
 import string
 
+import jax
+
 from jaxreason import sharding
 from jaxreason.data.tokenizer import Tokenizer
 from jaxreason.environments import ENVIRONMENTS, python, retry
@@ -158,6 +160,15 @@ def check_memory(settings: RunSettings, mesh) -> None:
   for name, chosen in (("train.moments", settings.train.moments), ("reference.memory", settings.reference.memory)):
     if chosen == "host" and sharding.HOST not in has:
       raise UserError(f"config.{name} expected device, for {mesh.devices.flat[0]} has no {sharding.HOST} memory, got 'host'")
+
+
+def check_processes(settings: RunSettings) -> None:
+  """Raises UserError for what only one process can do: there the time that an answer takes decides what is decoded next."""
+  if jax.process_count() > 1 and settings.rollout.environment:
+    raise UserError(
+      f"config.rollout.environment expected none where {jax.process_count()} processes train together, got "
+      f"{settings.rollout.environment!r}; use one process"
+    )
 
 
 def check_batches(settings: RunSettings, mesh) -> None:

@@ -223,6 +223,7 @@ class Collector:
   def _taken(self, groups: list[Group]) -> list[Judged]:
     """Whole groups by visit id, with their verdicts, which go into the estimates of how hard their prompts are."""
     found = []
+    self._answers.judge(groups)
     for group in sorted(groups, key=lambda group: group.visit):
       judged = Judged(group, self._answers.take(group))
       self._looked_at += judged.samples

@@ -85,6 +85,7 @@ def responses(
   while answers.busy:
     answers.advance(prepared, 0)
   answers.unload()
+  answers.judge(groups)
   return [sample for group in groups for sample in answers.take(group)], len(packed.truncated)
 
 

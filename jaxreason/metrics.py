@@ -25,6 +25,7 @@ import tensorboardX
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
+from jaxreason import processes
 from jaxreason.errors import UserError
 
 FILE = "metrics.jsonl"
@@ -33,7 +34,7 @@ _EVENTS_SECONDS = 10.0  # how old TensorBoard's view may get: each flush of its 
 
 
 class MetricsWriter:
-  """Writes a run's numbers. A context manager: closing writes what is still pending.
+  """Writes a run's numbers; of several processes only the first one does. A context manager: closing writes what is still pending.
 
   Args:
     workdir: the run's directory; holds `metrics.jsonl` and `tensorboard/`.
@@ -54,6 +55,9 @@ class MetricsWriter:
     self._pending: list[tuple[int, str, Mapping[str, Any]]] = []
     self._step = first_step
     self._on_numbers = on_numbers
+    self._file = None
+    if not processes.is_first():
+      return
     path = Path(workdir) / FILE
     try:
       path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,12 +107,14 @@ class MetricsWriter:
   def flush(self) -> None:
     """Fetches what is pending and waits until all rows are on the disk. To be called before a checkpoint is saved."""
     self._drain(before=math.inf)
-    os.fsync(self._file)
-    self._flush_events()
+    if self._file is not None:
+      os.fsync(self._file)
+      self._flush_events()
 
   def close(self) -> None:
     """Flushes and closes the files. A second call does nothing."""
     if self._file is None:
+      self._drain(before=math.inf)
       return
     try:
       self.flush()
@@ -122,14 +128,18 @@ class MetricsWriter:
       step, phase, stats = self._pending.pop(0)
       fetched = jax.device_get(list(stats.values()))
       numbers = {name: _number(name, value) for name, value in zip(stats, fetched, strict=True)}
-      finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-      self._append(json.dumps({"step": step, "phase": phase} | finite, allow_nan=False) + "\n")
-      values = [Summary.Value(tag=f"{phase}/{name}", simple_value=value) for name, value in numbers.items()]
-      _write_event(self._events, step=step, summary=Summary(value=values))
-      if time.monotonic() - self._events_flushed > _EVENTS_SECONDS:
-        self._flush_events()
+      if self._file is not None:
+        self._to_files(step, phase, numbers)
       if self._on_numbers is not None:
         self._on_numbers(step, phase, numbers)
+
+  def _to_files(self, step: int, phase: str, numbers: dict[str, float]) -> None:
+    finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+    self._append(json.dumps({"step": step, "phase": phase} | finite, allow_nan=False) + "\n")
+    values = [Summary.Value(tag=f"{phase}/{name}", simple_value=value) for name, value in numbers.items()]
+    _write_event(self._events, step=step, summary=Summary(value=values))
+    if time.monotonic() - self._events_flushed > _EVENTS_SECONDS:
+      self._flush_events()
 
   def _append(self, line: str) -> None:
     data = line.encode()

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxreason import sharding
+from jaxreason import processes, sharding
 from jaxreason import update as updates
 from jaxreason.build import Run
 from jaxreason.evaluate import half_width
@@ -60,7 +60,7 @@ def ranking(run: Run, programs: PairPrograms, params, reference, rows: list[dict
     batch = of_pairs(run, some + [some[-1]] * (size - len(some)))  # one shape is one program
     if reference is not None:
       batch = programs.reference(reference, batch)
-    found.append(np.stack(jax.device_get(programs.measure(params, batch)), axis=1)[: len(some)])
+    found.append(np.stack(processes.fetched(programs.measure(params, batch)), axis=1)[: len(some)])
   losses, chosen, rejected = np.concatenate(found).astype(np.float64).T
   right = np.where(chosen == rejected, 0.5, chosen > rejected)
   numbers = {

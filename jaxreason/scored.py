@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxreason import build, phases, sharding, stored
+from jaxreason import build, phases, processes, sharding, stored
 from jaxreason import update as updates
 from jaxreason.build import Run
 from jaxreason.checkpoint import Checkpoints
@@ -75,7 +75,7 @@ def rewarded(run: Run, scorer: Scorer, rollouts: Rollouts, batch: Batch) -> tupl
       among them.
   """
   chosen, judged = run.settings.rewards.model, np.asarray(rollouts.judged)
-  scores = np.asarray(jax.device_get(scorer.program(scorer.params, batch)), np.float64).reshape(judged.shape)
+  scores = np.asarray(processes.fetched(scorer.program(scorer.params, batch)), np.float64).reshape(judged.shape)
   squashed = 1 / (1 + np.exp(-np.clip((scores - chosen.centre) / chosen.scale, -60, 60)))
   rewards = (1 - chosen.weight) * np.asarray(rollouts.rewards) + chosen.weight * squashed
   earns = judged & np.isfinite(scores)

@@ -13,20 +13,22 @@ import math
 from collections.abc import Callable
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxreason.errors import UserError
 
-AXES = ("data", "fsdp", "sequence", "expert", "tensor")
+AXES = ("dcn", "data", "fsdp", "sequence", "expert", "tensor")
 HOST = "pinned_host"
 
-# One table from logical axes to mesh axes. `batch` is spread over data, fsdp and expert, the `length` of its rows over
-# sequence, weights over fsdp and tensor, those of experts over expert too. A rollout's `slots` have one token a step: to them
-# sequence is as data.
+# One table from logical axes to mesh axes, of training. `batch` is spread over dcn, data, fsdp and expert, the `length` of its
+# rows over sequence, weights over fsdp and tensor, those of experts over expert too. A rollout's `slots` have one token a step:
+# to them sequence is as data. No weight is cut over dcn: between slices go sums of gradients, nothing else.
 RULES = {
-  "batch": ("data", "fsdp", "expert"),
+  "batch": ("dcn", "data", "fsdp", "expert"),
   "length": "sequence",
-  "slots": ("data", "fsdp", "sequence", "expert"),
+  "slots": ("dcn", "data", "fsdp", "sequence", "expert"),
   "layers": None,
   "embed": "fsdp",
   "heads": "tensor",
@@ -37,7 +39,8 @@ RULES = {
   "vocab": "tensor",
 }
 
-# Activations keep their embed axis whole: fsdp already splits their batch axis.
+# Activations keep their embed axis whole: fsdp already splits their batch axis. So do the weights of a rollout, which has these
+# rules; `rollout.prepare` is the one switch between the two.
 ACTIVATION_RULES = RULES | {"embed": None}
 
 
@@ -50,6 +53,7 @@ class MeshSizes:
   tensor: int = 1
   sequence: int = 1
   expert: int = 1  # of a mixture of experts: parts that the experts are held in; to all else it is as data
+  dcn: int = 1  # slices, or groups of hosts, joined by a slower network; a copy of the weights in each
 
 
 def resolve(sizes: MeshSizes, devices: int) -> tuple[int, ...]:
@@ -67,16 +71,47 @@ def resolve(sizes: MeshSizes, devices: int) -> tuple[int, ...]:
   if math.prod(filled) != devices:
     raise UserError(
       f"mesh {dict(zip(AXES, asked, strict=True))} expected to multiply to {devices} devices, got {fixed}; "
-      f"make the fixed sizes a divisor of {devices} and leave data=-1"
+      f"{_that_would(asked, devices)} would"
     )
   return filled
 
 
+def _that_would(asked: tuple[int, ...], devices: int) -> str:
+  """Sizes near those asked for that multiply to the devices: each the largest divisor of both, the rest in data."""
+  found = {}
+  for axis, size in reversed(list(zip(AXES, asked, strict=True))):
+    if axis != "data":
+      found[axis] = math.gcd(max(size, 1), devices)
+      devices //= found[axis]
+  sizes = {"data": devices} | {axis: size for axis, size in found.items() if size > 1}
+  return ", ".join(f"{axis}={size}" for axis, size in sizes.items())
+
+
 def make_mesh(sizes: MeshSizes | None = None, devices=None) -> Mesh:
-  """A mesh over `devices` (default: all of them) with Auto axes named `AXES`."""
+  """A mesh over `devices` (default: all of them) with Auto axes named `AXES`.
+
+  Raises:
+    UserError: sizes as of `resolve`, or a slice of the devices that dcn would cut.
+  """
   devices = jax.devices() if devices is None else devices
-  shape = resolve(sizes or MeshSizes(), len(devices))
-  return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+  shape, types = resolve(sizes or MeshSizes(), len(devices)), (AxisType.Auto,) * len(AXES)
+  if shape[0] == 1:
+    return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+  parts = [mesh_utils.create_device_mesh(shape[1:], devices=part) for part in _parts_of_slices(devices, shape[0])]
+  return Mesh(np.stack(parts), AXES, axis_types=types)
+
+
+def _parts_of_slices(devices, count: int) -> list:
+  """The devices in as many equal parts, each of whole slices; devices that know of no slice, in their order."""
+  slice_of = lambda device: getattr(device, "slice_index", None) or 0  # of TPUs, and of GPUs in some versions
+  ordered = sorted(devices, key=slice_of)
+  size = len(ordered) // count
+  parts = [ordered[first : first + size] for first in range(0, len(ordered), size)]
+  slices = [set(map(slice_of, part)) for part in parts]
+  found = len(set().union(*slices))
+  if found > 1 and sum(map(len, slices)) != found:
+    raise UserError(f"mesh dcn of {count} would cut one of {found} slices; make it {found}, or a divisor of {found}")
+  return parts
 
 
 def spec(axes: tuple[str | None, ...], rules: dict = RULES) -> PartitionSpec:

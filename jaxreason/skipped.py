@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxreason import processes
 from jaxreason.metrics import drop_from
 
 FILE = "skipped.jsonl"
@@ -28,7 +29,8 @@ class SkippedUpdates:
   def __init__(self, workdir: str | os.PathLike, *, first_step: int = 0):
     self._path = Path(workdir) / FILE
     self._pending: list[tuple[int, str, dict, list[list]]] = []
-    drop_from(self._path, first_step)
+    if processes.is_first():
+      drop_from(self._path, first_step)
 
   def __enter__(self) -> "SkippedUpdates":
     return self
@@ -49,7 +51,7 @@ class SkippedUpdates:
   def _write(self, before: int | None) -> None:
     while self._pending and (before is None or self._pending[0][0] < before):
       step, phase, flags, samples = self._pending.pop(0)
-      if not np.asarray(flags["skipped"]):
+      if not processes.is_first() or not np.asarray(flags["skipped"]):
         continue
       why = "no token to train on" if np.asarray(flags["empty"]) else "not finite"
       row = {"step": step, "phase": phase, "why": why, "samples": [sample[:3] for sample in samples]}

@@ -18,7 +18,7 @@ FLOORS = {
   "__init__": 0, "errors": 0, "masks": 0, "logprobs": 0, "sampling": 0, "losses": 0, "advantages": 0,
   "corrections": 0, "shaping": 0, "inputs": 0, "truncation": 0, "chunked": 0, "measures": 0,
   # 1, nouns
-  "records": 1, "sharding": 1, "objective": 1, "recipes": 1,
+  "records": 1, "sharding": 1, "processes": 1, "objective": 1, "recipes": 1,
   # 2, the model
   "model": 2,
   # 3, programs

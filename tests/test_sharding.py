@@ -212,25 +212,27 @@ def test_two_processes_make_the_update_of_one(tmp_path):
 
 def test_one_axis_takes_the_devices_that_are_left():
   for sizes, found in (
-    (MeshSizes(), (8, 1, 1, 1, 1)),
-    (MeshSizes(data=-1, fsdp=2, tensor=2), (2, 2, 1, 1, 2)),
-    (MeshSizes(data=1, fsdp=-1), (1, 8, 1, 1, 1)),
-    (MeshSizes(2, 2, 2), (2, 2, 1, 1, 2)),
-    (MeshSizes(2, 1, 1, sequence=-1), (2, 1, 4, 1, 1)),
+    (MeshSizes(), (1, 8, 1, 1, 1, 1)),
+    (MeshSizes(data=-1, fsdp=2, tensor=2), (1, 2, 2, 1, 1, 2)),
+    (MeshSizes(data=1, fsdp=-1), (1, 1, 8, 1, 1, 1)),
+    (MeshSizes(2, 2, 2), (1, 2, 2, 1, 1, 2)),
+    (MeshSizes(2, 1, 1, sequence=-1), (1, 2, 1, 4, 1, 1)),
+    (MeshSizes(fsdp=2, dcn=2), (2, 2, 2, 1, 1, 1)),
   ):
     assert sharding.resolve(sizes, 8) == found
-    assert sharding.make_mesh(sizes).axis_names == ("data", "fsdp", "sequence", "expert", "tensor")
+    assert sharding.make_mesh(sizes).axis_names == sharding.AXES == ("dcn", "data", "fsdp", "sequence", "expert", "tensor")
 
 
 @pytest.mark.parametrize(
   ("sizes", "told"),
   [
-    (MeshSizes(data=3), "expected to multiply to 8 devices, got 3; make the fixed sizes a divisor of 8"),
-    (MeshSizes(data=-1, tensor=3), "expected to multiply to 8 devices, got 3"),
+    (MeshSizes(data=3), "expected to multiply to 8 devices, got 3; data=8 would"),
+    (MeshSizes(data=-1, tensor=3), "expected to multiply to 8 devices, got 3; data=8 would"),
     (MeshSizes(data=-1, fsdp=-1), "expected positive with at most one -1"),
     (MeshSizes(data=0), "expected positive with at most one -1"),
     (MeshSizes(data=-2), "expected positive with at most one -1"),
-    (MeshSizes(data=16), "expected to multiply to 8 devices, got 16"),
+    (MeshSizes(data=16), "expected to multiply to 8 devices, got 16; data=8 would"),
+    (MeshSizes(2, 3, 2), "expected to multiply to 8 devices, got 12; data=4, tensor=2 would"),
   ],
 )
 def test_sizes_that_do_not_fit_are_told_in_one_line(sizes, told):

@@ -43,7 +43,7 @@ SMALL = {
   "evaluation.problems": 8, "evaluation.samples": 2, "evaluation.every": 0, "evaluation.show": 2,
 }  # fmt: skip
 # And what it sets: one device, and nothing cut in parts.
-SIMPLE = {"mesh.data": 1, "mesh.fsdp": 1, "mesh.sequence": 1, "mesh.expert": 1, "mesh.tensor": 1}
+SIMPLE = {"mesh.data": 1, "mesh.fsdp": 1, "mesh.sequence": 1, "mesh.expert": 1, "mesh.tensor": 1, "mesh.dcn": 1}
 SIMPLE |= {"sft.micro_batches": 1, "train.micro_batches": 1}
 SIMPLE |= {"sft.row_tokens": 0, "train.row_tokens": 0, "train.epochs": 1, "train.minibatches": 1}
 SIMPLE |= {"preference.micro_batches": 1, "preference.row_tokens": 0}

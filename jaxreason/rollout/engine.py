@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from jaxreason import processes
 from jaxreason.model.cache import Prefix
 from jaxreason.rollout.config import Shape, bucketed
 from jaxreason.rollout.state import DecodeState, Record, Report, Rows
@@ -156,7 +157,7 @@ class Engine:
     `same` is False for a slot that was put or fed something since the chunk was dispatched: the report is not about that.
     """
     report, turn = self.pending.popleft()
-    stop, lengths = jax.device_get((report.stop, report.lengths))
+    stop, lengths = processes.fetched((report.stop, report.lengths))
     same = turn == self._turn
     later = len(self.pending) * self.shape.chunk
     self._length = np.where(same, np.minimum(self._length, lengths + later), self._length)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from jaxreason import processes
 from jaxreason.records import RUNNING, STOP_STRING
 from jaxreason.rollout.config import Shape
 from jaxreason.rollout.engine import Draw, Engine, Placing, Prefilled, RolloutPrograms
@@ -174,7 +175,7 @@ class Slots:
     going += [Written(at.visit, sample, RUNNING, record) for at in self._line for sample, record in at.written.items()]
     decoding = self._decoding()
     if decoding:
-      lengths, record = jax.device_get(self._engine.written())
+      lengths, record = processes.fetched(self._engine.written())
       going += [self._written(slot, RUNNING, lengths[slot], record) for slot in decoding]
     return ended, going
 
@@ -238,7 +239,7 @@ class Slots:
     same, stop, lengths, report = self._engine.read()
     decoding = [slot for slot in self._decoding() if same[slot]]
     looked = [slot for slot in decoding if stop[slot] != RUNNING or self._cut is not None]
-    record = jax.device_get(report.record) if looked else None
+    record = processes.fetched(report.record) if looked else None
     found = [self._written(slot, int(stop[slot]), lengths[slot], record) for slot in looked]
     if self._cut is not None:
       found = [self._cut_off(slot, written) for slot, written in zip(looked, found, strict=True)]

@@ -1,0 +1,76 @@
+"""Floor 1: what several processes of one run say to each other beside the arrays.
+
+Every process runs the same program and decides alike, from values that all of them hold. What enters: arrays of which a process
+holds a part, rows that all know, verdicts that one has. What leaves: the same on every process. With one process each function
+is the identity.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from jaxreason import sharding
+
+_LEAST_BYTES = 4096  # messages are padded to powers of two from here: few sizes are few compilations
+
+
+def is_first() -> bool:
+  """Whether this is the process that writes files and talks."""
+  return jax.process_index() == 0
+
+
+def is_mine(number: int) -> bool:
+  """Whether a group, by its visit id, is verified here: it is whole on one process."""
+  return number % jax.process_count() == jax.process_index()
+
+
+def fetched(tree) -> Any:
+  """The arrays as numpy arrays, whole on every process; all of them call it, in the same order."""
+  if all(leaf.is_fully_addressable or leaf.is_fully_replicated for leaf in jax.tree.leaves(tree)):
+    return jax.device_get(tree)
+  return jax.device_get(multihost_utils.process_allgather(tree, tiled=True))
+
+
+def fed(tree, mesh: Mesh) -> Any:
+  """Rows that every process knows, as arrays on the mesh: each puts the rows that its own devices hold.
+
+  Args:
+    tree: of numpy arrays [n, ...], n a multiple of the devices that the batch is cut over, or the array is whole on each;
+      other leaves stay as they are.
+    mesh: of all processes.
+  """
+  parts = sharding.parts("batch", mesh)
+
+  def placed(leaf):
+    if not isinstance(leaf, np.ndarray) or not leaf.ndim:
+      return leaf
+    cut = leaf.shape[0] % parts == 0
+    where = sharding.sharding(mesh, ("batch",)) if cut else sharding.replicated(mesh)
+    return jax.make_array_from_callback(leaf.shape, where, lambda index: leaf[index])
+
+  return jax.tree.map(placed, tree) if jax.process_count() > 1 else tree
+
+
+def feeding(mesh: Mesh, program: Callable, place: int) -> Callable:
+  """The program, with one of its arguments `fed`."""
+  if jax.process_count() == 1:
+    return program
+  return lambda *given, **named: program(*given[:place], fed(given[place], mesh), *given[place + 1 :], **named)
+
+
+def exchanged(told) -> list:
+  """What each process told, JSON values, in their order; all of them call it."""
+  if jax.process_count() == 1:
+    return [told]
+  data = json.dumps(told).encode()
+  lengths = multihost_utils.process_allgather(np.array([len(data)], np.int32)).reshape(-1)
+  size = max(_LEAST_BYTES, 1 << (int(lengths.max()) - 1).bit_length())
+  padded = np.zeros(size, np.uint8)
+  padded[: len(data)] = np.frombuffer(data, np.uint8)
+  every = multihost_utils.process_allgather(padded).reshape(len(lengths), size)
+  return [json.loads(row[:length].tobytes()) for row, length in zip(every, lengths, strict=True)]
