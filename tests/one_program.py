@@ -1,6 +1,6 @@
 """Three steps of one run, from prompts to gradients, and what they told; one process of several when it is started as a program.
 
-Arguments: own number, processes, port, file for the result, a JSON object of settings. Process 0 writes the result.
+Arguments: own number, processes, port, file for the result, checkpoint, a JSON object of settings. Process 0 writes the result.
 """
 
 import json
@@ -12,8 +12,13 @@ import numpy as np
 STEPS = 3
 
 
-def told_of(**sizes):
-  """{name: array} of `STEPS` steps: tokens, rewards, loss and the gradient of every parameter."""
+def told_of(source, **sizes):
+  """{name: array} of `STEPS` steps: tokens, advantages, loss and the gradient of every parameter.
+
+  Args:
+    source: the checkpoint that the run begins from.
+    sizes: of the mesh.
+  """
   import tiny
   import tiny_run
 
@@ -27,8 +32,8 @@ def told_of(**sizes):
   settings = tiny_run.settings(
     sft__steps=0, train__steps=STEPS, train__row_tokens=0, rollout__prompts=8, rollout__group=2, objective__kl_coef=0.0,
     rewards__compose='[{"verifier": "length", "most": 2, "edge": 12}]', rewards__require_finished=False,
-    model__heads=4, model__kv_heads=2, model__head_dim=8, optimizer__name="sgd", optimizer__b1=0.0, optimizer__peak_lr=0.1,
-    optimizer__clip_norm=0.0, **sizes,
+    model__source=str(source), optimizer__name="sgd", optimizer__b1=0.0, optimizer__peak_lr=0.1,
+    optimizer__clip_norm=0.0, **{f"mesh__{axis}": size for axis, size in sizes.items()},
   )  # fmt: skip
   count = int(np.prod([max(1, size) for size in vars(settings.mesh).values()]))
   run = build.build(settings, devices=jax.devices()[:count])
@@ -49,9 +54,9 @@ def told_of(**sizes):
   return found
 
 
-def main(number: str, count: str, port: str, result: str, sizes: str) -> None:
+def main(number: str, count: str, port: str, result: str, source: str, sizes: str) -> None:
   jax.distributed.initialize(f"127.0.0.1:{port}", int(count), int(number), initialization_timeout=60)
-  found = told_of(**json.loads(sizes))
+  found = told_of(source, **json.loads(sizes))
   if jax.process_index() == 0:
     np.savez(result, **found, devices=jax.device_count())
 
