@@ -318,6 +318,7 @@ def compile_programs(settings: RunSettings, config: ModelConfig, mesh, teacher: 
       return phases.copied(params)
     return jax.tree.map(lambda old, new: (1 - mix) * old + mix * new, fetched(reference), params)
 
+  assemble = functools.partial(assembly.assemble, objective=settings.objective)
   values = functools.partial(
     updates.with_values, config=config, objective=settings.objective, micro_batches=shape["micro_batches"]
   )
@@ -326,7 +327,7 @@ def compile_programs(settings: RunSettings, config: ModelConfig, mesh, teacher: 
   )
   return Programs(
     rollout=rollout_plan.programs_for(settings, config, mesh),
-    assemble=fed(jit(functools.partial(assembly.assemble, objective=settings.objective), static_argnames="width"), 0),
+    assemble=fed(jit(assemble, static_argnames="width", out_shardings=of_samples), 0),
     reference=jit(reference),
     teacher=teacher and jit(functools.partial(updates.with_teacher, config=teacher, **shape)),
     values=jit(values),

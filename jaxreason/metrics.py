@@ -34,7 +34,7 @@ _EVENTS_SECONDS = 10.0  # how old TensorBoard's view may get: each flush of its 
 
 
 class MetricsWriter:
-  """Writes a run's numbers; of several processes only the first one does. A context manager: closing writes what is still pending.
+  """Writes a run's numbers; of several processes the first one does. A context manager: closing writes what is pending.
 
   Args:
     workdir: the run's directory; holds `metrics.jsonl` and `tensorboard/`.

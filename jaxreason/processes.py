@@ -40,8 +40,8 @@ def fed(tree, mesh: Mesh) -> Any:
   """Rows that every process knows, as arrays on the mesh: each puts the rows that its own devices hold.
 
   Args:
-    tree: of numpy arrays [n, ...], n a multiple of the devices that the batch is cut over, or the array is whole on each;
-      other leaves stay as they are.
+    tree: of numpy arrays [n, ...]; other leaves stay as they are. A batch divides over the devices it is cut over, or was
+      refused before; groups that do not, whose samples do, are put whole on each, and cut where they become a batch.
     mesh: of all processes.
   """
   parts = sharding.parts("batch", mesh)

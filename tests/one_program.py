@@ -1,4 +1,4 @@
-"""Three steps of one run, from prompts to gradients, and what they told; one process of several when it is started as a program.
+"""Three steps of one run, from prompts to gradients, and what they told; started as a program, one process of several.
 
 Arguments: own number, processes, port, file for the result, checkpoint, a JSON object of settings. Process 0 writes the result.
 """

@@ -1,5 +1,5 @@
-"""One program on any mesh: from the same seed, three steps from prompts to gradients tell the same on one device, on eight, and on
-two processes of four.
+"""One program on any mesh: from the same seed, three steps from prompts to gradients tell the same on one device, on eight, and
+on two processes of four.
 
 The tokens are equal to the last one. They may differ where a draw is at a rounding's distance of a boundary between two tokens;
 of this seed none is.
