@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from jaxreason import processes
 from jaxreason.errors import UserError
 
 _FORMAT = 2
@@ -59,16 +60,25 @@ class Checkpoints:
     self._manager: ocp.CheckpointManager | None = None
     self._lock: int | None = None
     if not read_only:
+      problem = None
       try:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self._lock, self.unclosed = _take_lock(self.directory / _LOCK)
-        self._sweep()
-      except OSError as error:
-        self.close()
-        raise UserError(
-          f"expected a checkpoint directory that can be written, got {self.directory} ({error.strerror or error}); "
-          "give another --workdir or mend its permissions"
-        ) from error
+        if processes.is_first():  # of several processes it holds the directory for all
+          self._take()
+      except UserError as error:
+        problem = error
+      processes.agree(problem)
+
+  def _take(self) -> None:
+    try:
+      self.directory.mkdir(parents=True, exist_ok=True)
+      self._lock, self.unclosed = _take_lock(self.directory / _LOCK)
+      self._sweep()
+    except OSError as error:
+      self.close()
+      raise UserError(
+        f"expected a checkpoint directory that can be written, got {self.directory} ({error.strerror or error}); "
+        "give another --workdir or mend its permissions"
+      ) from error
 
   def __enter__(self) -> "Checkpoints":
     return self
@@ -133,7 +143,12 @@ class Checkpoints:
         saved = self._open_manager().save(step, args=items, force=True)
         self._manager.wait_until_finished()
         self._manager.check_for_errors()
-        self._check_whole(step, text, arrays, saved)
+        there, problem = self.steps(), None  # what all see, before any is deleted
+        try:
+          self._check_whole(step, text, arrays, saved)
+        except OSError as error:
+          problem = error
+        processes.agree(problem)
     except BaseException as error:
       self._undo(step)
       if not isinstance(error, Exception):
@@ -141,7 +156,7 @@ class Checkpoints:
       raise SaveFailed(
         f"checkpoint of step {step} in {self.directory} failed, older steps are intact: {str(error)[:400]}"
       ) from error
-    self._retire(step, host.get("best_step") if best_step is None else best_step)
+    self._retire(there, step, host.get("best_step") if best_step is None else best_step)
 
   def restore(self, like: Any, step: int | None = None, *, partial: bool = False) -> tuple[int, Any, dict]:
     """Reads a step, bit for bit, onto the shardings of `like`.
@@ -205,19 +220,22 @@ class Checkpoints:
   def _check_whole(self, step: int, text: str, arrays: Mapping[str, jax.Array], saved: bool) -> None:
     written = self._manager.item_metadata(step)["state"].tree if saved and arrays else {}
     shapes = {name: tuple(leaf.shape) for name, leaf in written.items()}
-    if not saved or json.dumps(self._document(step)) != text or shapes != {name: leaf.shape for name, leaf in arrays.items()}:
+    same = json.dumps(self._document(step)) == text or not processes.is_first()  # who wrote it
+    if not saved or not same or shapes != {name: leaf.shape for name, leaf in arrays.items()}:
       raise OSError(errno.EIO, "what is on disk is not what was saved")
 
-  def _retire(self, newest: int, best: int | None) -> None:
-    steps = self.steps()
+  def _retire(self, steps: list[int], newest: int, best: int | None) -> None:
     for step in set(steps) - {*steps[-self.keep :], newest, best}:
       with contextlib.suppress(OSError):  # the new step is safe, and the old one's turn comes again at the next save
         self._manager.delete(step)  # renames first, so a kill in between leaves no half-deleted step
-    shutil.rmtree(self.directory / _DELETED, ignore_errors=True)
+    if processes.is_first():
+      shutil.rmtree(self.directory / _DELETED, ignore_errors=True)
 
   def _undo(self, step: int) -> None:
     """Forgets a failed save: Orbax's own list of steps may hold it, and its leftovers fill the disk further."""
     self._drop_manager()
+    if not processes.is_first():
+      return
     with contextlib.suppress(OSError):
       self._sweep()
       if (self.directory / str(step)).is_dir():

@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxreason import sharding
+from jaxreason.errors import UserError
 
 _LEAST_BYTES = 4096  # messages are padded to powers of two from here: few sizes are few compilations
 
@@ -61,6 +62,20 @@ def feeding(mesh: Mesh, program: Callable, place: int) -> Callable:
   if jax.process_count() == 1:
     return program
   return lambda *given, **named: program(*given[:place], fed(given[place], mesh), *given[place + 1 :], **named)
+
+
+def agree(problem: Exception | None) -> None:
+  """Raises on every process what one of them met, so that none waits for another that is gone; all of them call it.
+
+  Raises:
+    Exception: `problem` itself where it was met; elsewhere a UserError with its words.
+  """
+  met = exchanged(problem and " ".join(str(problem).split()))
+  if problem is not None:
+    raise problem
+  for number, told in enumerate(met):
+    if told is not None:
+      raise UserError(f"process {number}: {told}")
 
 
 def exchanged(told) -> list:
