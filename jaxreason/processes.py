@@ -32,9 +32,13 @@ def is_mine(number: int) -> bool:
 
 def fetched(tree) -> Any:
   """The arrays as numpy arrays, whole on every process; all of them call it, in the same order."""
-  if all(leaf.is_fully_addressable or leaf.is_fully_replicated for leaf in jax.tree.leaves(tree)):
+  if all(jax.tree.leaves(jax.tree.map(_is_here, tree))):
     return jax.device_get(tree)
   return jax.device_get(multihost_utils.process_allgather(tree, tiled=True))
+
+
+def _is_here(leaf) -> bool:
+  return not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
 
 
 def fed(tree, mesh: Mesh) -> Any:

@@ -17,11 +17,15 @@ import jax
 import numpy as np
 import one_program
 import pytest
+import tiny
 
+from jaxreason import phases, sharding
+from jaxreason.checkpoint import Checkpoints
 from jaxreason.data.characters import characters
 from jaxreason.data.tasks import running_sums
 from jaxreason.model import hf, weights
 from jaxreason.model.config import ModelConfig
+from jaxreason.progress import saved_tree
 
 CONFIG = ModelConfig(vocab_size=18, embed=32, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=48, max_positions=64)
 MESHES = {
@@ -86,5 +90,18 @@ def test_two_processes_do_what_one_does(source, tmp_path):
       process.kill()
   assert [process.returncode for process in both] == [0, 0], "\n".join(said)
   found = np.load(result)
-  assert found["devices"] == 8
+  assert found["devices"] == 8 and found["met"] == "process 1: the disk is full"
   check_same(found, alone(source))
+  check_restored(source, Path(f"{result}.checkpoints"), found)
+
+
+def check_restored(source, directory, found):
+  """What two processes saved, each its parts, is read by one on one device: the last gradients, bit for bit."""
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  like = phases.abstract_state(one_program.settings_of(source), CONFIG, mesh, "train")
+  with Checkpoints(directory, read_only=True) as steps:
+    step, tree, _ = steps.restore(saved_tree(like))
+  assert step == one_program.STEPS
+  (gradients,) = (leaf for leaf in jax.tree.leaves(tree["state"].opt_state, is_leaf=tiny.is_params) if tiny.is_params(leaf))
+  for name, leaf in jax.tree_util.tree_leaves_with_path(gradients):
+    np.testing.assert_array_equal(leaf, found[f"{step - 1} gradient{jax.tree_util.keystr(name)}"])
