@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import NamedTuple
 
-import jax
-
 from jaxreason import processes
 from jaxreason.build import Run
 from jaxreason.data.stops import stop_finder
@@ -124,7 +122,7 @@ class Answers:
     Raises:
       UserError: what a verdict of any process failed with, on every process.
     """
-    if jax.process_count() == 1:
+    if processes.count() == 1:
       return
     began = time.perf_counter()
     every = processes.exchanged([_told(group) for group in groups if processes.is_mine(group.visit)])

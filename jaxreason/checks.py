@@ -10,9 +10,7 @@ import itertools
 import math
 import string
 
-import jax
-
-from jaxreason import sharding
+from jaxreason import processes, sharding
 from jaxreason.data.tokenizer import Tokenizer
 from jaxreason.environments import ENVIRONMENTS, python, retry
 from jaxreason.errors import UserError, nearest
@@ -164,9 +162,9 @@ def check_memory(settings: RunSettings, mesh) -> None:
 
 def check_processes(settings: RunSettings) -> None:
   """Raises UserError for what only one process can do: there the time that an answer takes decides what is decoded next."""
-  if jax.process_count() > 1 and settings.rollout.environment:
+  if processes.count() > 1 and settings.rollout.environment:
     raise UserError(
-      f"config.rollout.environment expected none where {jax.process_count()} processes train together, got "
+      f"config.rollout.environment expected none where {processes.count()} processes train together, got "
       f"{settings.rollout.environment!r}; use one process"
     )
 

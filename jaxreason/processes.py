@@ -22,12 +22,17 @@ _LEAST_BYTES = 4096  # messages are padded to powers of two from here: few sizes
 
 def is_first() -> bool:
   """Whether this is the process that writes files and talks."""
-  return jax.process_index() == 0
+  return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+def count() -> int:
+  """How many processes make this run. A process that is alone is told so without a device being started."""
+  return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
 def is_mine(number: int) -> bool:
   """Whether a group, by its visit id, is verified here: it is whole on one process."""
-  return number % jax.process_count() == jax.process_index()
+  return count() == 1 or number % count() == jax.process_index()
 
 
 def fetched(tree) -> Any:
@@ -58,12 +63,12 @@ def fed(tree, mesh: Mesh) -> Any:
     where = sharding.sharding(mesh, ("batch",)) if cut else sharding.replicated(mesh)
     return jax.make_array_from_callback(leaf.shape, where, lambda index: leaf[index])
 
-  return jax.tree.map(placed, tree) if jax.process_count() > 1 else tree
+  return jax.tree.map(placed, tree) if count() > 1 else tree
 
 
 def feeding(mesh: Mesh, program: Callable, place: int) -> Callable:
   """The program, with one of its arguments `fed`."""
-  if jax.process_count() == 1:
+  if count() == 1:
     return program
   return lambda *given, **named: program(*given[:place], fed(given[place], mesh), *given[place + 1 :], **named)
 
@@ -84,7 +89,7 @@ def agree(problem: Exception | None) -> None:
 
 def exchanged(told) -> list:
   """What each process told, JSON values, in their order; all of them call it."""
-  if jax.process_count() == 1:
+  if count() == 1:
     return [told]
   data = json.dumps(told).encode()
   lengths = multihost_utils.process_allgather(np.array([len(data)], np.int32)).reshape(-1)
