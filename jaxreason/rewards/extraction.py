@@ -24,7 +24,8 @@ _BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s{0,8}(\{|[0-9a-zA-Z])|\\.|[{}]", re.
 _HASHES = re.compile(r"####[ \t]*([^\n#]*)")
 _TAG = re.compile(r"<answer>[ \t\n]{0,20}([^<>\n]{1,300}?)[ \t\n]{0,20}</answer>", re.IGNORECASE)
 _STATED = re.compile(
-  r"(?:(?:answer|(?:correct|right) (?:choice|option))(?:\*\*|__)?(?:[ \t]+(?:to|for|of|in)[ \t](?!whether|if)[^\n.,:?=]{1,60}?(?=[ \t](?:is|are|equals)[ \t]))?"
+  r"(?:(?:answer|(?:correct|right) (?:choice|option))(?:\*\*|__)?"
+  r"(?:[ \t]+(?:to|for|of|in)[ \t](?!whether|if)[^\n.,:?=]{1,60}?(?=[ \t](?:is|are|equals)[ \t]))?"
   r"\s{0,3}(?:is|are|:|=|equals|(?:should|must|would|will)[ \t]+be|comes[ \t]+(?:out[ \t]+)?to)"
   r"(?:\*\*|__)?[ \t]*[:=]?"
   r"|^[ \t]*(?:#{1,6}[ \t]*(?:\*\*)?|\*\*)(?:the )?(?:final )?answer(?:\*\*)?[ \t]*$)[ \t]*(?:\n[ \t]*){0,2}"

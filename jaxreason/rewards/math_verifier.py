@@ -180,9 +180,10 @@ def _compare(gold: _Answer, text: str, exactly: bool) -> tuple[str, str]:
     return _verdict(clock.same(gold.time, given.time), "as times")
   if gold.options and given.options:
     return _verdict(gold.options == given.options, "as options")
-  if gold.options or given.options:  # (E) 7, where 7 is asked for
-    if behind := options.text_of((gold if gold.options else given).text):
-      return _compare(_answer(behind), text, exactly) if gold.options else _compare(gold, behind, exactly)
+  if gold.options and (behind := options.text_of(gold.text)):  # (E) 7, to which somebody says 7
+    return _compare(_answer(behind), text, exactly)
+  if given.options and (behind := options.text_of(given.text)):
+    return _compare(gold, behind, exactly)
   if gold.word or given.word:
     same = gold.word is not None and given.word is not None and gold.word.casefold() == given.word.casefold()
     if same or not (len(gold.word or "") == 1 and given.word is None):
