@@ -1,10 +1,10 @@
 """Floor 3, rewards: where in a response the final answer stands.
 
 What enters: a response. What leaves: the text of its last answer, with why it cannot count when it was given in a hedged
-way ("either 3 or 4"), or none. An answer is what stands in `\\boxed{...}`, behind `####`, or behind "the answer is"; the
-last one wins, so a response may correct itself. A bare response that is nothing but a number counts too. Prose is never
-searched for numbers: whoever mentions the right one in passing has not answered. Everything is linear in the response's
-length, of which the last 64 KiB are kept.
+way ("either 3 or 4"), or none. An answer is what stands in `\\boxed{...}`, behind `####`, between `<answer>` tags, or behind
+"the answer is"; the last one wins, so a response may correct itself. A bare response that is nothing but a number counts
+too. Prose is never searched for numbers: whoever mentions the right one in passing has not answered. Everything is linear in
+the response's length, of which the last 64 KiB are kept.
 """
 
 import re
@@ -22,8 +22,10 @@ _LOOKED_AT = 64  # of the places where an answer may stand, from the last one ba
 
 _BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s{0,8}(\{|[0-9a-zA-Z])|\\.|[{}]", re.DOTALL)
 _HASHES = re.compile(r"####[ \t]*([^\n#]*)")
+_TAG = re.compile(r"<answer>[ \t\n]{0,20}([^<>\n]{1,300}?)[ \t\n]{0,20}</answer>", re.IGNORECASE)
 _STATED = re.compile(
-  r"(?:answer(?:\*\*|__)?(?:[ \t]+(?:to|for|of|in)[ \t](?!whether|if)[^\n.,:?=]{1,60}?(?=[ \t](?:is|are|equals)[ \t]))?"
+  r"(?:(?:answer|(?:correct|right) (?:choice|option))(?:\*\*|__)?"
+  r"(?:[ \t]+(?:to|for|of|in)[ \t](?!whether|if)[^\n.,:?=]{1,60}?(?=[ \t](?:is|are|equals)[ \t]))?"
   r"\s{0,3}(?:is|are|:|=|equals|(?:should|must|would|will)[ \t]+be|comes[ \t]+(?:out[ \t]+)?to)"
   r"(?:\*\*|__)?[ \t]*[:=]?"
   r"|^[ \t]*(?:#{1,6}[ \t]*(?:\*\*)?|\*\*)(?:the )?(?:final )?answer(?:\*\*)?[ \t]*$)[ \t]*(?:\n[ \t]*){0,2}"
@@ -97,6 +99,8 @@ def last_answer(response: str) -> Claim | None:
   response = response[-KEPT_CHARACTERS:]
   boxes, cut_off = _boxes(response)
   hashes = _hashes(response, alone=not boxes)
+  tagged = [_Found(tag.start(), tag.end(), tag[1]) for tag in deque(_TAG.finditer(response), maxlen=_LOOKED_AT)]
+  hashes = sorted(hashes + tagged, key=lambda found: found.start)
   marked = max(boxes[-1:] + hashes[-1:], key=lambda found: found.start, default=None)
   stated = _last_statement(response, marked)
   last = stated or marked

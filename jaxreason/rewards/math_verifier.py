@@ -22,6 +22,9 @@ from jaxreason.rewards.verdict import Verdict
 
 _WORDS = re.compile(r"\(?([A-Za-z])\)?|[A-Za-z][A-Za-z' .-]*[A-Za-z]{2}[A-Za-z' .-]*")
 _ASSIGNED = re.compile(r"(?:m?\s?\\angle\s?)?[a-zA-Z]{1,3}(?:_\{?\w\}?)?(?:\([a-z]\))?\s?=\s?([^=<>]+)")
+_OVER_INTEGERS = re.compile(  # k\pi, k \in \mathbb{Z}
+  r"(?:,\s?|\s?\(|\s?\\text\s?\{[^{}]{1,20}\}\s?)([kmn])\s?(?:\\in\s?\\mathbb\s?\{?Z\}?|\\text\s?\{[^{}]{0,12}integer\s*\})\)?$"
+)
 _LABEL = re.compile(
   r"(?:\\text\s?\{[^{}]*(?:[:=]|\b(?:is|are|equals))\s*\}|\\text\s?\{[^{}]*\}\s*[:=](?!=)"
   r"|(?:[Tt]he )?(?:[Ff]inal )?[Aa]nswer\s*(?:is|:|=))\s*"
@@ -109,7 +112,7 @@ def _graded(response: str, answer: str, *, exactly: bool) -> Verdict:
   claim = extraction.last_answer(response)
   if claim is None or not claim.text.strip():
     return Verdict(0.0, "unparsable", detail="no answer in a box, behind #### or behind 'the answer is'")
-  several = (gold.listing is not None and len(gold.listing.elements) > 1) or "\\cup" in gold.text
+  several = (gold.listing is not None and len(gold.listing.elements) > 1) or "\\cup" in gold.text or "\\pm" in gold.text
   several = several or extraction.hedged(gold.text)
   if claim.spam and not (several and claim.spam != extraction.SEVERAL_HASHES):
     return Verdict(0.0, "wrong", extracted=claim.text, detail=claim.spam)
@@ -177,6 +180,10 @@ def _compare(gold: _Answer, text: str, exactly: bool) -> tuple[str, str]:
     return _verdict(clock.same(gold.time, given.time), "as times")
   if gold.options and given.options:
     return _verdict(gold.options == given.options, "as options")
+  if gold.options and (behind := options.text_of(gold.text)):  # (E) 7, to which somebody says 7
+    return _compare(_answer(behind), text, exactly)
+  if given.options and (behind := options.text_of(given.text)):
+    return _compare(gold, behind, exactly)
   if gold.word or given.word:
     same = gold.word is not None and given.word is not None and gold.word.casefold() == given.word.casefold()
     if same or not (len(gold.word or "") == 1 and given.word is None):
@@ -209,6 +216,8 @@ def _compare_formulas(gold: str, given: str, *, number: bool) -> tuple[str, str]
   if reason := latex.too_much(given):
     return "limit", f"too large to be evaluated: {reason}"
   gold, given = _without_name(gold, given), _without_name(given, gold)
+  if bool(_OVER_INTEGERS.search(gold)) != bool(_OVER_INTEGERS.search(given)):
+    gold, given = (_OVER_INTEGERS.sub("", one) for one in (gold, given))
   (gold, gold_unit), (given, given_unit) = _formula(gold), _formula(given)
   if gold_unit and given_unit and gold_unit != given_unit:
     return "wrong", "another unit"

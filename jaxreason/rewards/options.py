@@ -34,3 +34,13 @@ def letters(text: str) -> frozenset[str] | None:
   if found and not _ANOTHER.search(found[3]):
     return frozenset(found[1] or found[2])
   return None
+
+
+def text_of(text: str) -> str | None:
+  """What stands behind an option's letter.
+
+  >>> text_of("(E) 7"), text_of("E")
+  ('7', None)
+  """
+  found = _WITH_TEXT.fullmatch(_TEXT.sub(r"\1", text).strip()) if len(text) <= 300 else None
+  return found[3] if found and not _ANOTHER.search(found[3]) else None
