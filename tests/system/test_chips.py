@@ -86,6 +86,13 @@ def test_an_updates_gradients_are_computed_by_kernels_and_hold_no_scores(compile
     assert report["host_bytes"] == (report["inputs_bytes"] if report["remat"] == "offload" else 0), report
 
 
+def test_an_update_compiles_for_two_slices(compiler):
+  """Of TPUs, which know their slice: each is one part of the mesh."""
+  platform, run = compiler
+  for report in run("compile_slices.py") if platform == "tpu" else ():
+    assert report["slices"] == [[0], [1]] and "all-reduce" in report["collectives"], report
+
+
 def test_the_kernel_is_what_runs_and_no_step_copies_a_cache(reports):
   platform, compiled = reports
   kernels = [report for (_, _, kernel), report in compiled.items() if kernel == f"pallas_{platform}"]
