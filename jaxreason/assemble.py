@@ -25,7 +25,7 @@ def assemble(rollouts: Rollouts, *, objective: Objective, width: int) -> Batch:
     A `Batch` of P·G samples, group after group.
   """
   P, G, _ = rollouts.tokens.shape
-  B = P * G
+  B, Tp = P * G, rollouts.prompts.shape[1]
   flat = lambda x: x[..., :width].reshape(B, width)
   completions, logprobs = flat(rollouts.tokens), flat(rollouts.logprobs)
   if objective.replay_truncation:
@@ -51,6 +51,7 @@ def assemble(rollouts: Rollouts, *, objective: Objective, width: int) -> Batch:
     counted=counted if objective.zero_variance == "drop" else None,
     prompt_tokens=jnp.repeat(prompt_tokens, G),
     step_advantages=steps if objective.revises_advantages else None,
+    experts=None if rollouts.experts is None else rollouts.experts[:, :, : Tp + width].reshape(B, Tp + width, -1),
   )
 
 

@@ -13,9 +13,8 @@ from typing import NamedTuple
 import jax
 
 from jaxreason import assemble as assembly
-from jaxreason import checks, packing, phases, processes, rollout_plan, sharding, stored, tasks
+from jaxreason import checks, packing, passes, phases, processes, rollout_plan, sharding, stored, tasks
 from jaxreason import objective as objectives
-from jaxreason import update as updates
 from jaxreason.data import tokenizer as tokenizers
 from jaxreason.data.characters import FILE as CHARACTERS_FILE
 from jaxreason.data.characters import characters, load_characters
@@ -102,6 +101,8 @@ def read(settings: RunSettings) -> Parts:
     quantized.check()
     if config.experts:
       raise UserError(f"config.rollout.matmul expected compute for a model with experts, got {settings.rollout.matmul!r}")
+  if settings.rollout.replay_routing and not config.experts:
+    raise UserError("config.rollout.replay_routing expected False, got True: the model has no experts")
   checks.check_lengths(settings, rows, tokenizer)
   for phase in ("sft", settings.stage):  # learning rates of parameters that the model has
     phases.transformation(settings, config, phase), phases.critic_transformation(settings, config, phase)
@@ -310,7 +311,7 @@ def compile_programs(settings: RunSettings, config: ModelConfig, mesh, teacher: 
   fetched = (lambda tree: tree) if on_device else sharding.on_device
 
   def reference(params, batch, temperature, rewards, judged):
-    batch = updates.with_reference(fetched(params), batch, temperature, config=config, **shape)
+    batch = passes.with_reference(fetched(params), batch, temperature, config=config, **shape)
     return objectives.penalized(settings.objective, rewards, judged, batch)
 
   def sync(reference, params):
@@ -320,16 +321,16 @@ def compile_programs(settings: RunSettings, config: ModelConfig, mesh, teacher: 
 
   assemble = functools.partial(assembly.assemble, objective=settings.objective)
   values = functools.partial(
-    updates.with_values, config=config, objective=settings.objective, micro_batches=shape["micro_batches"]
+    passes.with_values, config=config, objective=settings.objective, micro_batches=shape["micro_batches"]
   )
   old_policy = functools.partial(
-    updates.with_old_policy, config=config, truncation=phases.replayed_truncation(settings, "train"), **shape
+    passes.with_old_policy, config=config, truncation=phases.replayed_truncation(settings, "train"), **shape
   )
   return Programs(
     rollout=rollout_plan.programs_for(settings, config, mesh),
     assemble=fed(jit(assemble, static_argnames="width", out_shardings=of_samples), 0),
     reference=jit(reference),
-    teacher=teacher and jit(functools.partial(updates.with_teacher, config=teacher, **shape)),
+    teacher=teacher and jit(functools.partial(passes.with_teacher, config=teacher, **shape)),
     values=jit(values),
     old_policy=jit(old_policy),
     take=jit(lambda batch, rows: jax.tree.map(lambda x: x[rows], batch), out_shardings=of_samples),

@@ -22,7 +22,7 @@ import ml_collections
 import numpy as np
 import optax
 
-from jaxreason import build, critic, objective, phases, policy, sharding, typed
+from jaxreason import build, critic, objective, passes, phases, policy, sharding, typed
 from jaxreason import settings as settings_room
 from jaxreason import update as updates
 from jaxreason.critic import Critic
@@ -245,7 +245,7 @@ def _activations(taken: Dump) -> Finding | None:
 def _logprobs_and_loss(taken: Dump) -> Finding | None:
   if taken.phase == "preference":
     return _pair_losses(taken)
-  batch = updates.chosen_across(
+  batch = passes.chosen_across(
     taken.params, jax.tree.map(jnp.asarray, taken.batch), _temperature(taken), _updates_before(taken),
     objective=_objective(taken), config=taken.config, micro_batches=_micro_batches(taken),
     chunk_tokens=taken.settings.train.chunk_tokens, truncation=_truncation(taken),
@@ -253,6 +253,7 @@ def _logprobs_and_loss(taken: Dump) -> Finding | None:
   logprobs, entropy = policy.completion_logprobs(
     taken.params, taken.config, batch.tokens, batch.prompt_lengths, batch.lengths, batch.mask.shape[1],
     temperature=_temperature(taken), chunk_tokens=taken.settings.train.chunk_tokens, truncation=_truncation(taken),
+    experts=batch.experts,
   )  # fmt: skip
   logprobs, entropy = jnp.where(batch.mask, logprobs, 0.0), jnp.where(batch.mask, entropy, 0.0)
   losses = jnp.where(batch.mask, objective.token_losses(_objective(taken), logprobs, entropy, batch), 0.0)
@@ -266,7 +267,7 @@ def _logprobs_and_loss(taken: Dump) -> Finding | None:
 
 
 def _pair_losses(taken: Dump) -> Finding | None:
-  found = updates.measured_pairs(
+  found = passes.measured_pairs(
     taken.params, jax.tree.map(jnp.asarray, taken.batch), config=taken.config, objective=_objective(taken),
     micro_batches=_micro_batches(taken), chunk_tokens=taken.settings.train.chunk_tokens,
   )  # fmt: skip

@@ -11,8 +11,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxreason import processes, sharding
-from jaxreason import update as updates
+from jaxreason import passes, processes, sharding
 from jaxreason.build import Run
 from jaxreason.evaluate import half_width
 from jaxreason.given import of_pairs
@@ -32,11 +31,11 @@ def compile_programs(run: Run) -> PairPrograms:
   on_host = run.settings.reference.memory == "host"
 
   def reference(params, batch):
-    return updates.with_reference(sharding.on_device(params) if on_host else params, batch, 1.0, **shape)
+    return passes.with_reference(sharding.on_device(params) if on_host else params, batch, 1.0, **shape)
 
   return PairPrograms(
     reference=jax.jit(reference),
-    measure=jax.jit(functools.partial(updates.measured_pairs, objective=chosen.objective, **shape)),
+    measure=jax.jit(functools.partial(passes.measured_pairs, objective=chosen.objective, **shape)),
   )
 
 

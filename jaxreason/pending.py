@@ -19,7 +19,7 @@ from jaxreason.rewards.verdict import Verdict
 from jaxreason.rollout.slots import Written
 from jaxreason.rollout.state import Record
 
-_DTYPES = Record(np.int32, np.float32, np.float32, np.int32, np.bool_)
+_DTYPES = Record(np.int32, np.float32, np.float32, np.int32, np.bool_, np.int16)
 
 
 def to_json(answers: Answers) -> list[dict]:
@@ -63,13 +63,22 @@ def from_json(groups: list[dict], answers: Answers, size: int, prompts: Callable
 
 
 def _of_written(written: Written) -> dict:
-  record = {name: base64.b64encode(values.tobytes()).decode() for name, values in vars(written.record).items()}
+  kept = written.record.kept
+  if written.prompt_experts is not None:
+    kept = kept | {"prompt_experts": written.prompt_experts}
+  record = {name: base64.b64encode(values.tobytes()).decode() for name, values in kept.items()}
   return {"sample": written.sample, "stop": written.stop, "record": record}
 
 
 def _written(visit: int, told: dict) -> Written:
-  decoded = {name: np.frombuffer(base64.b64decode(text), getattr(_DTYPES, name)) for name, text in told["record"].items()}
-  return Written(visit, told["sample"], told["stop"], Record(**decoded))
+  encoded = dict(told["record"])
+  prompt = encoded.pop("prompt_experts", None)
+  decoded = {name: np.frombuffer(base64.b64decode(text), getattr(_DTYPES, name)) for name, text in encoded.items()}
+  if "experts" in decoded:
+    decoded["experts"] = decoded["experts"].reshape(len(decoded["tokens"]), -1)
+  if prompt is not None:
+    prompt = np.frombuffer(base64.b64decode(prompt), _DTYPES.experts).reshape(-1, decoded["experts"].shape[1])
+  return Written(visit, told["sample"], told["stop"], Record(**decoded), prompt)
 
 
 def _of_ended(ended: Ended) -> dict:

@@ -29,6 +29,7 @@ def completion_logprobs(
   chunk_tokens: int = 1024,
   layout: Layout | None = None,
   truncation: Cut | None = None,
+  experts=None,
   routed: bool = False,
 ) -> tuple:
   """Log-probability and entropy of the completion tokens of right-padded sequences.
@@ -46,6 +47,8 @@ def completion_logprobs(
     truncation: static, the sampler's; None for the policy's own log-probs. With it they are those of the truncated sampler,
       log π(aₜ) - log Σ_{v kept} π(v), the set of kept tokens without gradient. A token outside the set has the same formula's
       number, not -∞: finite, with a gradient that can bring it back, and continuous where rounding decides who is kept.
+    experts: [B, S, L·k] int16, of a mixture: the experts of each token's k choices in each layer, in the place of the routers'
+      own where not below 0. A prompt that packed samples share is computed with its owner's. None: the routers choose.
     routed: static, whether what a mixture's routers did is told too.
 
   Returns:
@@ -61,23 +64,25 @@ def completion_logprobs(
     )
     return tuple(x.reshape(shape) for x in (logprobs - log_mass[0] if log_mass else logprobs, entropy))
 
-  told, aux = at_completions(params, config, tokens, prompt_lengths, lengths, width, read, layout=layout)
+  told, aux = at_completions(params, config, tokens, prompt_lengths, lengths, width, read, layout=layout, experts=experts)
   return (*told, aux) if routed else told
 
 
-def at_completions(params, config, tokens, prompt_lengths, lengths, width: int, read, *, layout: Layout | None = None):
+def at_completions(
+  params, config, tokens, prompt_lengths, lengths, width: int, read, *, layout: Layout | None = None, experts=None
+):
   """(what `read` finds before each completion token, as [B, T] arrays, the decoder's `aux`).
 
   Args:
     params: the decoder's.
-    config: static; tokens, prompt_lengths, lengths, width and layout as in `completion_logprobs`.
+    config: static; tokens, prompt_lengths, lengths, width, layout and experts as in `completion_logprobs`.
     read: (hidden, taken) -> tree of arrays [R, C]: from the hidden states [R, C, D] that precede the tokens `taken` [R, C].
   """
   if layout is not None:
-    return _at_packed_completions(params, config, tokens, prompt_lengths, width, read, layout)
+    return _at_packed_completions(params, config, tokens, prompt_lengths, width, read, layout, experts)
   tokens = _filled(tokens)
   S = tokens.shape[1]
-  out = _in_own_rows(params, config, tokens, lengths)
+  out = _in_own_rows(params, config, tokens, lengths, experts)
   at = jnp.clip(prompt_lengths[:, None] + jnp.arange(width, dtype=jnp.int32)[None], 1, S - 1)
   at = _filled(at)
   predictors = _taken_along(out.hidden, at - 1)
@@ -104,16 +109,23 @@ def at_last_tokens(params, config, tokens, prompt_lengths, lengths, read, *, lay
   return jax.tree.map(lambda found: found.reshape(-1)[at], read(out.hidden))
 
 
-def _in_own_rows(params, config, tokens, lengths):
+def _in_own_rows(params, config, tokens, lengths, experts=None):
   """The decoder's output, hidden states [B, S, D], each sequence in a row of its own."""
   B, S = tokens.shape
   columns = jnp.arange(S, dtype=jnp.int32)
   positions = jnp.broadcast_to(columns[None], (B, S))
   segments = (columns[None] < lengths[:, None]).astype(jnp.int32)
-  return calls.apply(params, config, tokens, positions, segments=segments)
+  if experts is not None and experts.shape[1] < S:
+    experts = jnp.pad(experts, ((0, 0), (0, S - experts.shape[1]), (0, 0)), constant_values=-1)
+  return calls.apply(params, config, tokens, positions, segments=segments, routing=_by_layer(experts, config))
 
 
-def _in_packed_rows(params, config, tokens, prompt_lengths, layout: Layout):
+def _by_layer(experts, config):
+  """[B, S, L·k] as [L, B, S, k], as the decoder takes them; None for None."""
+  return experts if experts is None else jnp.moveaxis(experts.reshape(*experts.shape[:2], config.layers, -1), 2, 0)
+
+
+def _in_packed_rows(params, config, tokens, prompt_lengths, layout: Layout, experts=None):
   """(the decoder's output, hidden states [R, W, D], and [R, W] each: tokens, sample, position; [B·S] place) of a layout's rows.
 
   place says which column of which row, flat, holds token t of sample i; a shared prompt's are its owner's.
@@ -125,15 +137,18 @@ def _in_packed_rows(params, config, tokens, prompt_lengths, layout: Layout):
   packed = jnp.where(real, tokens.reshape(-1)[jnp.minimum(layout.rows, B * S - 1)], 0)
   segments = (jnp.where(real, layout.prompt_of[sample] + 1, 0), jnp.where(real & ~prompt, sample + 1, 0))
   segments = segments if layout.seen is None else (*segments, layout.seen)
-  out = calls.apply(params, config, packed, jnp.where(real, position, 0), segments=segments)
+  if experts is not None:
+    flat = experts.reshape(B * S, -1)[jnp.minimum(layout.rows, B * S - 1)]
+    experts = _by_layer(jnp.where(real[:, :, None], flat, jnp.int16(-1)), config)
+  out = calls.apply(params, config, packed, jnp.where(real, position, 0), segments=segments, routing=experts)
   place = jnp.zeros(B * S, jnp.int32).at[layout.rows.reshape(-1)].set(jnp.arange(R * W, dtype=jnp.int32), mode="drop")
   return out, packed, sample, position, place
 
 
-def _at_packed_completions(params, config, tokens, prompt_lengths, width, read, layout: Layout):
+def _at_packed_completions(params, config, tokens, prompt_lengths, width, read, layout: Layout, experts):
   """The same in the rows of a layout. R rows of W columns hold B samples; gathers stay within a row until the last one."""
   (B, S), W = tokens.shape, layout.rows.shape[1]
-  out, packed, sample, position, place = _in_packed_rows(params, config, tokens, prompt_lengths, layout)
+  out, packed, sample, position, place = _in_packed_rows(params, config, tokens, prompt_lengths, layout, experts)
   before = jnp.maximum(position - 1, 0)
   holder = jnp.where(before < prompt_lengths[sample], layout.prompt_of[sample], sample)
   predictors = _taken_along(out.hidden, place[holder * S + before] % W)

@@ -31,6 +31,7 @@ class Rollouts:
   rewards: Any  # [P, G] float32 in [0, 1]; of several turns, their discounted sum
   judged: Any  # [P, G] bool, False where no verdict could be given
   step_values: Any = None  # [P, G, T] float32, of the step of the working that a token belongs to; when the objective reads it
+  experts: Any = None  # [P, G, Tp + T, L·k] int16, those of each token of prompt and completion, -1 for none; when replayed
 
 
 class Layout(NamedTuple):
@@ -62,6 +63,7 @@ class Batch:
   kept: Any = None  # [B, T] bool, the tokens that have a surrogate, where `objective.choose` has chosen; None: all
   chosen: Any = None  # [B, T] bool, the tokens that clip_cov and kl_cov treat otherwise
   margin: Any = None  # [B] float32, of pairs: how much more the preferred answer should score, the same for both of a pair
+  experts: Any = None  # [B, S, L·k] int16, those that the policy's routers take, -1 for their own choice; when replayed
   layout: Layout | None = None  # None: each sample is computed in a row of its own
 
 

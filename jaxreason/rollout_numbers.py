@@ -45,6 +45,13 @@ def arrays(
       row[: len(part)] = part
     return filled.reshape(*groups, -1)
 
+  def experts(columns: int):
+    filled = np.full((len(written), columns, written[0].record.experts.shape[1]), -1, np.int16)
+    for row, one in zip(filled, written, strict=True):
+      before = len(one.prompt_experts)
+      row[:before], row[before : before + len(one.record.tokens)] = one.prompt_experts, one.record.experts
+    return filled.reshape(*groups, *filled.shape[1:])
+
   def steps():
     filled = np.zeros((len(written), shape.max_new_tokens), np.float32)
     for row, sample in zip(filled, (sample for one in batch for sample in one.samples), strict=True):
@@ -52,13 +59,15 @@ def arrays(
       row[: len(tokens)] = token_values(tokenizer, tokens, sample.verdict.spans)
     return filled.reshape(*groups, -1)
 
+  columns = bucketed(max(map(len, prompts)), shape.prompt_bucket)
   return Rollouts(
-    prompts=right_padded(prompts, bucketed(max(map(len, prompts)), shape.prompt_bucket), 0),
+    prompts=right_padded(prompts, columns, 0),
     prompt_lengths=np.array([len(prompt) for prompt in prompts], np.int32),
     visit_ids=np.array([one.group.visit for one in batch], np.uint32).astype(np.int32),
     lengths=np.array([len(one.record.tokens) for one in written], np.int32).reshape(groups),
     stop=np.array([one.stop for one in written], np.int32).reshape(groups),
     rewards=rewards, judged=judged, step_values=tokenizer and steps(),
+    experts=None if written[0].record.experts is None else experts(columns + shape.max_new_tokens),
     **{name: padded(name) for name in ("tokens", "logprobs", "log_mass", "versions", "own")},
   )  # fmt: skip
 

@@ -53,19 +53,24 @@ def decode_kernel(settings: RunSettings, config: ModelConfig, mesh) -> tuple[str
 def programs_for(settings: RunSettings, config: ModelConfig, mesh) -> RolloutPrograms:
   """The programs of a run, with the kernel that fits it."""
   kernel, _ = decode_kernel(settings, config, mesh)
-  return rollout_programs(dataclasses.replace(config, decode_kernel=kernel), settings.rollout.matmul)
+  config, chosen = dataclasses.replace(config, decode_kernel=kernel), settings.rollout
+  return rollout_programs(config, chosen.matmul, chosen.replay_routing)
 
 
-def rollout_programs(config: AnyModel, matmul: str = "compute") -> RolloutPrograms:
-  """The programs of a rollout, of our decoder or an `OwnModel`; the state that one of them takes is donated to it."""
+def rollout_programs(config: AnyModel, matmul: str = "compute", routed: bool = False) -> RolloutPrograms:
+  """The programs of a rollout, of our decoder or an `OwnModel`; the state that one of them takes is donated to it.
+
+  With `routed` they record the experts of every token.
+  """
+  experts = config.layers * config.experts_per_token if routed else 0
 
   def extend(params, tokens, lengths, state=None, slot=None, last=None):
-    return programs.extend(params, config, tokens, lengths, state, slot, last)
+    return programs.extend(params, config, tokens, lengths, state, slot, last, routed=routed)
 
   def decode(params, state, stop_ids, version, *, steps, truncate, least):
     return programs.decode(params, config, state, stop_ids, version, steps=steps, truncate=truncate, least=least)
 
-  static = ("shape", "slots", "prefix_slots")
+  static = ("shape", "slots", "prefix_slots", "experts")
   in_place = jax.jit(programs.insert, static_argnames=static, donate_argnums=0)
   anew = jax.jit(programs.insert, static_argnames=static)
 
@@ -74,7 +79,7 @@ def rollout_programs(config: AnyModel, matmul: str = "compute") -> RolloutProgra
     parts = (state.cache, state.cache.prefix) if state else ()
     fits = state and all(caches.width(part) == wide for part, wide in zip(parts, (slots, prefix_slots), strict=True) if part)
     call = in_place if fits else anew
-    return call(state, *rows, slots=slots, prefix_slots=prefix_slots, **shape)
+    return call(state, *rows, slots=slots, prefix_slots=prefix_slots, experts=experts, **shape)
 
   exact = jax.jit(functools.partial(prepare.prepare_rollout_params, config=config))
   few_bits = jax.jit(functools.partial(prepare.prepare_rollout_params, config=config, matmul=matmul))
@@ -84,4 +89,5 @@ def rollout_programs(config: AnyModel, matmul: str = "compute") -> RolloutProgra
     extend=jax.jit(extend, donate_argnums=3),
     insert=insert,
     decode=jax.jit(decode, static_argnames=("steps", "truncate", "least"), donate_argnums=1),
+    experts=experts,
   )

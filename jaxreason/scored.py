@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxreason import build, phases, processes, sharding, stored
-from jaxreason import update as updates
+from jaxreason import build, passes, phases, processes, sharding, stored
 from jaxreason.build import Run
 from jaxreason.checkpoint import Checkpoints
 from jaxreason.critic import Critic, like
@@ -39,7 +38,7 @@ def open_scorer(run: Run) -> Scorer | None:
   critic = _read(source, run)
   places = like(weights.shardings(config, run.mesh), sharding.replicated(run.mesh))
   parts = run.settings.train.micro_batches * run.settings.train.minibatches
-  program = jax.jit(functools.partial(updates.scores, config=config, micro_batches=parts))
+  program = jax.jit(functools.partial(passes.scores, config=config, micro_batches=parts))
   return Scorer(jax.device_put(critic, places), program)
 
 

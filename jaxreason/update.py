@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import optax
 
 from jaxreason import critic as critics
-from jaxreason import losses, masks, policy, sharding
+from jaxreason import losses, masks, passes, sharding
 from jaxreason import objective as objectives
 from jaxreason.masks import divide
 from jaxreason.model import calls, moe, weights
 from jaxreason.model.calls import AnyModel
 from jaxreason.model.config import ModelConfig
-from jaxreason.objective import Objective, PairObjective, pairs
+from jaxreason.objective import Objective, PairObjective
 from jaxreason.records import Batch, CriticState, TrainState, joined
 from jaxreason.truncation import Cut
 
@@ -157,11 +157,11 @@ def value_and_gradients(
   params, base = (tree and _trunk(calls.computing, tree, config) for tree in (params, base))
   shape = dict(config=config, chunk_tokens=chunk_tokens, truncation=truncation)
   whole = joined(params, base)
-  batch = chosen_across(whole, batch, temperature, step, objective=objective, micro_batches=micro_batches, **shape)
+  batch = passes.chosen_across(whole, batch, temperature, step, objective=objective, micro_batches=micro_batches, **shape)
   denominator = objectives.denominator(objective, batch)
 
   def loss_sum(params, part: Batch):
-    told, routed = _told_and_routed(joined(params, base), part, temperature, **shape)
+    told, routed = passes.told_and_routed(joined(params, base), part, temperature, **shape)
     loss = divide(objectives.loss_sum(objective, told, part), denominator)
     if routed is None:
       return loss, (told, None)
@@ -169,7 +169,7 @@ def value_and_gradients(
     return loss + config.balance_coef * balance, (told, (balance, routed.replace(chosen=None)))
 
   loss, gradients, (told, routed) = _accumulated(loss_sum, params, batch, micro_batches, config)
-  stats = objectives.numbers(objective, _joined(told), batch)
+  stats = objectives.numbers(objective, passes.of_batch(told), batch)
   if routed is not None:
     balance, routed = jax.tree.map(lambda parts: jnp.sum(parts, axis=0), routed)
     stats |= moe.numbers(routed, config.experts_per_token) | {"router/balance_loss": balance}
@@ -194,7 +194,7 @@ def critic_value_and_gradients(
   _, denominator = masks.token_mean(jnp.zeros(batch.mask.shape), batch.mask)
 
   def loss_sum(params, part: Batch):
-    values = jnp.where(part.mask, _values(joined(params, base), part, config), 0.0)
+    values = jnp.where(part.mask, passes.values(joined(params, base), part, config), 0.0)
     loss = losses.value_loss(values, part.values, part.returns, clip=objective.value_clip or None)
     return divide(masks.token_mean(loss, part.mask)[0], denominator), ()
 
@@ -232,119 +232,5 @@ def _accumulated(loss_sum, params, batch: Batch, micro_batches: int, config: Any
     return (loss + value, constrain(total)), told
 
   start = (jnp.zeros(()), constrain(jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params)))
-  (loss, gradients), told = jax.lax.scan(one, start, split(batch, micro_batches))
+  (loss, gradients), told = jax.lax.scan(one, start, passes.split(batch, micro_batches))
   return loss, gradients, told
-
-
-def _told(params, part: Batch, temperature, *, config, chunk_tokens: int, truncation: Cut | None):
-  """What an objective is a function of: a policy's (log-probs, entropy), [n, T] each, or a reward model's (scores,), [n]."""
-  shape = dict(config=config, chunk_tokens=chunk_tokens, truncation=truncation)
-  return _told_and_routed(params, part, temperature, **shape)[0]
-
-
-def _told_and_routed(params, part: Batch, temperature, *, config, chunk_tokens: int, truncation: Cut | None):
-  """(`_told`, what a policy's routers did: None of a dense one, and of a reward model)."""
-  if isinstance(params, critics.Critic):
-    score = critics.answer_scores(params, config, part.tokens, part.prompt_lengths, part.lengths, layout=part.layout)
-    return (score,), None
-  logprobs, entropy, routed = policy.completion_logprobs(
-    params, config, part.tokens, part.prompt_lengths, part.lengths, part.mask.shape[1],
-    temperature=temperature, chunk_tokens=chunk_tokens, layout=part.layout, truncation=truncation, routed=True,
-  )  # fmt: skip
-  # Columns beyond a row's end hold log-probs of padding, which the mask drops; zeros keep them from overflowing.
-  return (jnp.where(part.mask, logprobs, 0.0), entropy), routed
-
-
-def _joined(told):
-  """Arrays [M, n, ...] as [B, ...]."""
-  return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), told)
-
-
-def split(batch: Batch, micro_batches: int) -> Batch:
-  """The batch with a leading axis of M micro-batches on every array."""
-  return jax.tree.map(lambda x: x.reshape(micro_batches, x.shape[0] // micro_batches, *x.shape[1:]), batch)
-
-
-def completions(
-  params,
-  batch: Batch,
-  temperature,
-  *,
-  config: AnyModel,
-  micro_batches: int = 1,
-  chunk_tokens: int = 1024,
-  truncation: Cut | None = None,
-) -> tuple[jax.Array, jax.Array]:
-  """(log-probs, entropy), [B, T] each, that `params` give the batch's tokens, without gradient; arguments as of `update`."""
-
-  params = calls.computing(params, config)
-
-  def found(part: Batch):
-    return policy.completion_logprobs(
-      params, config, part.tokens, part.prompt_lengths, part.lengths, part.mask.shape[1],
-      temperature=temperature, chunk_tokens=chunk_tokens, layout=part.layout, truncation=truncation,
-    )  # fmt: skip
-
-  both = jax.lax.stop_gradient(jax.lax.map(found, split(batch, micro_batches)))
-  return tuple(array.reshape(batch.mask.shape) for array in both)
-
-
-def chosen_across(params, batch: Batch, temperature, step, *, objective: Objective | PairObjective, **shape) -> Batch:
-  """The batch with the tokens chosen that the objective chooses over all of it, if it does; arguments as of `update`."""
-  if not objective.looks_across:
-    return batch
-  key = jax.random.fold_in(jax.random.key(0), step)
-  return objectives.choose(objective, *completions(params, batch, temperature, **shape), batch, key)
-
-
-def with_reference(params, batch: Batch, temperature, **shape) -> Batch:
-  """The batch with the log-probs that `params`, the reference's, give its tokens; arguments as of `completions`."""
-  return batch.replace(reference_logprobs=completions(params, batch, temperature, **shape)[0])
-
-
-def with_old_policy(params, batch: Batch, temperature, **shape) -> Batch:
-  """The batch with the log-probs of `params`, the policy's before the batch's first update; arguments as of `completions`."""
-  logprobs, _ = completions(params, batch, temperature, **shape)
-  return batch.replace(old_logprobs=jnp.where(batch.mask, logprobs, 0.0))
-
-
-def with_teacher(params, batch: Batch, temperature, **shape) -> Batch:
-  """The batch with the log-probs that a teacher gives its tokens, at the student's temperature."""
-  return batch.replace(teacher_logprobs=completions(params, batch, temperature, **shape)[0])
-
-
-def measured_pairs(
-  params, batch: Batch, *, config: ModelConfig, objective: PairObjective, micro_batches: int = 1, chunk_tokens: int = 1024
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """(loss, reward of the preferred answer, of the other one), [B/2] float32 each; see `objective.pairs`."""
-  read = lambda part: _told(params, part, 1.0, config=config, chunk_tokens=chunk_tokens, truncation=None)
-  told = _joined(jax.lax.map(read, split(batch, micro_batches)))
-  return pairs.pair_losses(objective, told, batch), *pairs.rewards(objective, told, batch)
-
-
-def scores(params: critics.Critic, batch: Batch, *, config: ModelConfig, micro_batches: int = 1) -> jax.Array:
-  """[B] float32, a reward model's score of each sample, without gradient; arguments as of `update`."""
-  read = lambda part: _told(params, part, 1.0, config=config, chunk_tokens=0, truncation=None)
-  return _joined(jax.lax.map(read, split(batch, micro_batches)))[0]
-
-
-def with_values(
-  params: critics.Critic, batch: Batch, rewards, *, config: ModelConfig, objective: Objective, micro_batches: int = 1
-) -> Batch:
-  """The batch with the critic's values, and the advantages and returns that follow from them.
-
-  Args:
-    params: the critic's.
-    batch: B samples.
-    rewards: [P, G] or [B] float32.
-    config: static; objective and micro_batches too.
-  """
-  parts = jax.lax.map(lambda part: _values(params, part, config), split(batch, micro_batches))
-  values = jnp.where(batch.mask, parts.reshape(batch.mask.shape), 0.0)
-  advantages, returns = objectives.critic_advantages(objective, rewards.reshape(-1), values, batch)
-  return batch.replace(values=values, advantages=advantages, returns=returns)
-
-
-def _values(params, part: Batch, config):
-  width = part.mask.shape[1]
-  return critics.completion_values(params, config, part.tokens, part.prompt_lengths, part.lengths, width, layout=part.layout)

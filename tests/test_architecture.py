@@ -22,7 +22,7 @@ FLOORS = {
   # 2, the model
   "model": 2,
   # 3, programs
-  "policy": 3, "critic": 3, "rollout": 3, "update": 3, "optimizer": 3, "assemble": 3, "packing": 3,
+  "policy": 3, "critic": 3, "rollout": 3, "update": 3, "passes": 3, "optimizer": 3, "assemble": 3, "packing": 3,
   # 3, host rooms
   "data": 3, "rewards": 3, "environments": 3, "checkpoint": 3, "metrics": 3, "preemption": 3,
   # 4, the house

@@ -9,7 +9,7 @@ import pytest
 import tiny
 import tiny_run
 
-from jaxreason import build, critic, metrics, phases, progress, update
+from jaxreason import build, critic, metrics, passes, phases, progress
 from jaxreason.checkpoint import Checkpoints
 from jaxreason.cli import main
 from jaxreason.errors import UserError
@@ -162,7 +162,7 @@ def test_the_reference_is_the_base_by_the_policys_own_arrays():
     held.state, _ = made.update(held.state, tiny.batch(reference=True), 1.0)
     batch, rewards = tiny.batch(), np.zeros((2, 4), np.float32)
     batch = made.reference(held.compared_with, batch, 1.0, rewards, np.ones((2, 4), bool))
-    of_base = jax.jit(functools.partial(update.with_reference, config=tiny.CONFIG))
+    of_base = jax.jit(functools.partial(passes.with_reference, config=tiny.CONFIG))
     plain = of_base(lora.without_adapters(held.state.policy), tiny.batch(), 1.0)
   np.testing.assert_array_equal(batch.reference_logprobs, plain.reference_logprobs)
 

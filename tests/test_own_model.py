@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tiny
 
-from jaxreason import assemble, logprobs, losses, masks, packing, policy, rollout_plan, sampled
+from jaxreason import assemble, logprobs, losses, masks, packing, passes, policy, rollout_plan, sampled
 from jaxreason import update as updates
 from jaxreason.errors import UserError
 from jaxreason.model import decoder, own
@@ -141,7 +141,7 @@ def test_our_decoder_given_as_a_stranger_s_writes_the_same_samples(lane):
   assert len({len(one.record.tokens) for one in found.values()}) > 3
   for name, written in found.items():
     assert written.stop == expected[name].stop
-    for field, values in vars(written.record).items():
+    for field, values in written.record.kept.items():
       np.testing.assert_allclose(values, getattr(expected[name].record, field), atol=1e-5, err_msg=f"{name} {field}")
 
 
@@ -154,7 +154,7 @@ def test_our_decoder_given_as_a_stranger_s_has_the_same_update(objective):
   options = dict(objective=objective, micro_batches=2, chunk_tokens=8)
   cut = Cut(top_k=9, top_p=0.9) if objective.looks_across else None
   for model in (OURS, CONFIG):
-    reference = functools.partial(updates.with_reference, config=model, micro_batches=2)
+    reference = functools.partial(passes.with_reference, config=model, micro_batches=2)
     step = functools.partial(updates.value_and_gradients, config=model, truncation=cut, **options)
     results.append(jax.jit(step)(tiny.params(), jax.jit(reference)(tiny.params(seed=1), batch, 0.8), 0.8))
   for found, wanted in zip(*map(jax.tree.leaves, results), strict=True):
@@ -210,7 +210,7 @@ def test_what_a_row_holds_behind_its_tokens_is_not_seen_by_the_model():
   rollouts = sampled.rollouts(programs_of(model), tiny.params(), prompts, wrong, draw, group=2, max_new_tokens=3)
   batch = assemble.assemble(rollouts, objective=Objective(), width=3)
   assert batch.tokens.shape[1] > longest + 3
-  found, entropy = jax.jit(functools.partial(updates.completions, config=model))(tiny.params(), batch, 1.0)
+  found, entropy = jax.jit(functools.partial(passes.completions, config=model))(tiny.params(), batch, 1.0)
   np.testing.assert_allclose(found[batch.mask], batch.behavior_logprobs[batch.mask], atol=1e-4)
   assert jnp.isfinite(entropy[batch.mask]).all()
 
@@ -232,6 +232,6 @@ def test_packed_rows_and_few_bits_are_refused_in_one_line():
   batch = tiny.batch()
   layout = packing.pack(batch.prompt_lengths, batch.lengths, columns=batch.tokens.shape[1], row_tokens=24)
   with pytest.raises(UserError, match="expected a sample in each row, got packed rows; leave the batch's layout None"):
-    updates.completions(tiny.params(), batch.replace(layout=layout), 1.0, config=OURS)
+    passes.completions(tiny.params(), batch.replace(layout=layout), 1.0, config=OURS)
   with pytest.raises(UserError, match="expected matmul=compute, got int8"):
     rollout_plan.rollout_programs(OURS, "int8").prepare_training(tiny.params())

@@ -13,7 +13,7 @@ import optax
 import pytest
 import tiny
 
-from jaxreason import packing, policy, update
+from jaxreason import packing, passes, policy, update
 from jaxreason.errors import UserError
 from jaxreason.model import decoder
 from jaxreason.model.attention import sequence_mask
@@ -131,9 +131,9 @@ def test_no_sample_sees_another():
 
 def test_the_reference_pass_is_that_of_separate_rows():
   batch = grouped()
-  one = jax.jit(functools.partial(update.with_reference, config=tiny.CONFIG))(tiny.params(), batch, 0.7)
+  one = jax.jit(functools.partial(passes.with_reference, config=tiny.CONFIG))(tiny.params(), batch, 0.7)
   made = layout(batch, group=GROUP, micro_batches=2)
-  packed = jax.jit(functools.partial(update.with_reference, config=tiny.CONFIG, micro_batches=2))
+  packed = jax.jit(functools.partial(passes.with_reference, config=tiny.CONFIG, micro_batches=2))
   other = packed(tiny.params(), batch.replace(layout=made), 0.7)
   np.testing.assert_allclose(
     np.where(batch.mask, other.reference_logprobs, 0), np.where(batch.mask, one.reference_logprobs, 0), atol=1e-5

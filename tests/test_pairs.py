@@ -14,7 +14,7 @@ import optax
 import pytest
 import tiny
 
-from jaxreason import critic, losses, packing, sharding, update
+from jaxreason import critic, losses, packing, passes, sharding, update
 from jaxreason.errors import UserError
 from jaxreason.model import decoder
 from jaxreason.objective import PairObjective, pairs
@@ -55,7 +55,7 @@ def gradients_of(params, batch, objective, micro_batches=1, chunk_tokens=1024):
   return update.value_and_gradients(params, batch, 1.0, config=tiny.CONFIG, objective=objective, **shape)
 
 
-measured = jax.jit(functools.partial(update.measured_pairs, config=tiny.CONFIG), static_argnames="objective")
+measured = jax.jit(functools.partial(passes.measured_pairs, config=tiny.CONFIG), static_argnames="objective")
 
 
 def error(one, other) -> float:
@@ -161,7 +161,7 @@ def test_devices_change_nothing(objective):
 def test_at_its_reference_a_policy_prefers_nothing():
   """Loss log 2, every pair a tie, and still a gradient that parts them."""
   batch, params = made(), params_of(DPO)
-  batch = jax.jit(functools.partial(update.with_reference, temperature=1.0, config=tiny.CONFIG))(params, batch)
+  batch = jax.jit(functools.partial(passes.with_reference, temperature=1.0, config=tiny.CONFIG))(params, batch)
   values, chosen, rejected = measured(params, batch, objective=DPO)
   np.testing.assert_allclose(values, math.log(2), rtol=1e-6)
   assert not np.any(chosen) and not np.any(rejected)

@@ -11,7 +11,7 @@ import optax
 import pytest
 import tiny
 
-from jaxreason import advantages, objective, policy, update
+from jaxreason import advantages, objective, passes, policy, update
 from jaxreason.cli import config as configs
 from jaxreason.cli.training import described
 from jaxreason.errors import UserError
@@ -62,7 +62,7 @@ def test_a_recipe_takes_finite_steps_that_raise_what_was_rewarded(name, batch):
   batch, rewards = judged(chosen, batch)
   step, state = tiny.update(objective=chosen, micro_batches=2), started(chosen)
   if chosen.needs_critic:
-    valued = jax.jit(functools.partial(update.with_values, config=tiny.CONFIG, objective=chosen, micro_batches=2))
+    valued = jax.jit(functools.partial(passes.with_values, config=tiny.CONFIG, objective=chosen, micro_batches=2))
     batch = valued(state.critic.params, batch, rewards)
   for number in range(3):
     state, stats = step(state, batch, 1.0)

@@ -14,7 +14,7 @@ import pytest
 import tiny
 from sampler_law import law
 
-from jaxreason import assemble, build, debug, losses, masks, packing, phases, sampling, sharding, update
+from jaxreason import assemble, build, debug, losses, masks, packing, passes, phases, sampling, sharding, update
 from jaxreason.model import decoder, weights
 from jaxreason.objective import SFT, Objective
 from jaxreason.records import BUDGET, Rollouts
@@ -92,7 +92,7 @@ def gradients_of(params, batch, objective=REPLAYED, truncation=None, micro_batch
 
 @functools.partial(jax.jit, static_argnames="truncation")
 def completions(params, batch, truncation=None):
-  return update.completions(params, batch, TEMPERATURE, config=tiny.CONFIG, truncation=truncation)
+  return passes.completions(params, batch, TEMPERATURE, config=tiny.CONFIG, truncation=truncation)
 
 
 def same(one, other):

@@ -18,11 +18,12 @@ from jaxreason.model.own import OwnModel
 AnyModel = ModelConfig | OwnModel
 
 
-def apply(params, config: AnyModel, tokens, positions, *, segments=None, cache=None) -> Output:
-  """Hidden states; see `decoder.apply`. The positions of an `OwnModel` are the columns, which is what all callers give."""
+def apply(params, config: AnyModel, tokens, positions, *, segments=None, cache=None, routing=None) -> Output:
+  """Hidden states; see `decoder.apply`. The positions of an `OwnModel` are the columns, which is what all callers give; it has
+  no experts, and no routing."""
   if isinstance(config, OwnModel):
     return Output(*own.hidden_states(params, config, tokens, segments=segments, cache=cache), aux=None)
-  return decoder.apply(params, config, tokens, positions, segments=segments, cache=cache)
+  return decoder.apply(params, config, tokens, positions, segments=segments, cache=cache, routing=routing)
 
 
 def unembed(params, config: AnyModel, hidden) -> jax.Array:

@@ -35,6 +35,8 @@ class RolloutConfig:
     cache_bucket: the cache's width is a bucket of this unit.
     matmul: of training samples: "compute", products in the model's compute dtype, or "int8" or "fp8", blocks' matrices and
       what they are multiplied with in eight bits (needs the package qwix). Updates, evaluation and the head stay as they are.
+    replay_routing: of a mixture of experts: the experts of training samples are recorded, and updates take them again in the
+      place of the routers' choice; see docs/moe.md.
     prefix_sharing: "lanes" of slots that read one prompt's keys and values, "copies" for each slot, or "auto" by shape.
     temperature: of training samples; the policy is the tempered distribution.
     top_p: 1.0 for off. Below 1 the sampler is not the policy; the record keeps the log of the kept mass.
@@ -68,6 +70,7 @@ class RolloutConfig:
   prompt_bucket: int = 16
   cache_bucket: int = 64
   matmul: str = "compute"
+  replay_routing: bool = False
   prefix_sharing: str = "auto"
   temperature: float = 1.0
   top_p: float = 1.0

@@ -24,9 +24,10 @@ class RolloutPrograms(NamedTuple):
 
   prepare: Callable  # (params) -> rollout params
   prepare_training: Callable  # the same for the samples that are trained on, perhaps in fewer bits
-  extend: Callable  # (params, tokens, lengths[, state, slot, last]) -> Prefix, or state
+  extend: Callable  # (params, tokens, lengths[, state, slot, last]) -> (Prefix, experts), or state
   insert: Callable  # (state, prefix, rows, root, written, shape=, slots=, prefix_slots=) -> state
   decode: Callable  # (params, state, stop_ids, version, steps=, truncate=, least=) -> (state, report)
+  experts: int = 0  # L·k, of each token where they are recorded
 
 
 class Draw(NamedTuple):
@@ -48,6 +49,7 @@ class Prefilled(NamedTuple):
   row: int
   length: int  # without its last token
   last: int  # its last token
+  experts: np.ndarray | None = None  # [length, L·k] int16, where they are recorded
 
 
 class Placing(NamedTuple):
@@ -96,11 +98,15 @@ class Engine:
       for row, prompt in enumerate(part):
         lengths[row] = len(prompt) - 1
         tokens[row, : lengths[row]] = prompt[:-1]
-      prefix = self._programs.extend(params, tokens, lengths)
+      prefix, experts = self._programs.extend(params, tokens, lengths)
+      experts = [None] * R if experts is None else processes.fetched(experts)
       # What a resized cache is given to insert: nothing, in the shape of a prompt.
       blank = lambda x: np.zeros((1, *x.shape[1:]), x.dtype)
       self._blank = jax.tree.map(blank, prefix)
-      found += [Prefilled(prefix, row, len(prompt) - 1, int(prompt[-1])) for row, prompt in enumerate(part)]
+      for row, prompt in enumerate(part):
+        length = len(prompt) - 1
+        chosen = None if experts[row] is None else experts[row][:length]
+        found.append(Prefilled(prefix, row, length, int(prompt[-1]), chosen))
     return found
 
   def place(self, params, placings: Sequence[Placing]) -> None:
@@ -174,6 +180,8 @@ class Engine:
     budgets, written = fixed(T, np.int32), None
     if placings and placings[0].written is not None:
       written = Record(*(np.zeros((R, T), dtype) for dtype in (np.int32, np.float32, np.float32, np.int32, bool)))
+      if self._programs.experts:
+        written = written.replace(experts=np.full((R, T, self._programs.experts), -1, np.int16))
     for row, placing in enumerate(placings):
       slot[row], source[row], last[row] = placing.slot, placing.prompt.row, placing.prompt.last
       visit[row], sample[row] = np.uint32(placing.visit).astype(np.int32), placing.sample

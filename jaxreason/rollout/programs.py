@@ -23,7 +23,9 @@ from jaxreason.sampling import Sampling
 from jaxreason.sharding import shard
 
 
-def extend(params, config: AnyModel, tokens, lengths, state: DecodeState | None = None, slot=None, last=None):
+def extend(
+  params, config: AnyModel, tokens, lengths, state: DecodeState | None = None, slot=None, last=None, *, routed: bool = False
+):
   """Keys and values of tokens: of prompts, or of what follows in some slots.
 
   Args:
@@ -35,41 +37,48 @@ def extend(params, config: AnyModel, tokens, lengths, state: DecodeState | None 
     state: donated; None for prompts.
     slot: [R] int32, B or more for a row that does nothing.
     last: [R] int32, the token to feed next, the one after `tokens`.
+    routed: static, whether the experts of prompts are told. Those of slots are where the state's record has room for them, and
+      what it has already is taken again.
 
   Returns:
-    Prompts: a `Prefix` of R prompts. Slots: the state with the tokens in cache and record, and the slots running again. Their
-    log-probs, versions and `own` are left as they are: blank for new tokens.
+    Prompts: a `Prefix` of R prompts, and [R, Te, L·k] int16 experts or None. Slots: the state with the tokens in cache and
+    record, and the slots running again. Their log-probs, versions and `own` are left as they are: blank for new tokens.
   """
   R, Te = tokens.shape
   offsets = jnp.arange(Te, dtype=jnp.int32)[None]
   if state is None:
     cache = calls.empty_cache(config, R, Te)
-    out = calls.apply(params, config, tokens, jnp.broadcast_to(offsets, (R, Te)), cache=cache).cache
-    return _placed(Prefix(out.keys, out.values, lengths, out.axis))
+    out = calls.apply(params, config, tokens, jnp.broadcast_to(offsets, (R, Te)), cache=cache)
+    prefix = Prefix(out.cache.keys, out.cache.values, lengths, out.cache.axis)
+    return _placed(prefix), _by_token(out.aux.chosen) if routed else None
 
   B, whole = state.last.shape[0], state.cache
   taken = lambda x: x[jnp.minimum(slot, B - 1)]
   of_lane = lambda x: x[jnp.minimum(slot, B - 1) // (B // x.shape[0])]
   cache = jax.tree.map(taken, whole.replace(prefix=None)).replace(prefix=jax.tree.map(of_lane, whole.prefix))
   positions = (cache.used + _before(cache))[:, None] + offsets
-  out = calls.apply(params, config, tokens, positions, cache=cache).cache
-  put = lambda whole, rows: whole.at[slot].set(rows.astype(whole.dtype), mode="drop")
   written = taken(state.lengths)
+  columns = jnp.where(offsets < lengths[:, None], written[:, None] + offsets, state.record.tokens.shape[1])
+  had = state.record.experts
+  known = had if had is None else had[jnp.minimum(slot, B - 1)[:, None], jnp.minimum(columns, had.shape[1] - 1)]
+  out = calls.apply(params, config, tokens, positions, cache=cache, routing=_by_layer(known, config))
+  chosen = had if had is None else had.at[slot[:, None], columns].set(_by_token(out.aux.chosen), mode="drop")
+  out = out.cache
+  put = lambda whole, rows: whole.at[slot].set(rows.astype(whole.dtype), mode="drop")
   cache = whole.replace(
     keys=tuple(map(put, whole.keys, out.keys)),
     values=tuple(map(put, whole.values, out.values)),
     used=put(whole.used, cache.used + lengths),
   )
   following = jnp.where(offsets + 1 == lengths[:, None], last[:, None], jnp.pad(tokens[:, 1:], ((0, 0), (0, 1))))
-  columns = jnp.where(offsets < lengths[:, None], written[:, None] + offsets, state.record.tokens.shape[1])
   recorded = state.record.tokens.at[slot[:, None], columns].set(following, mode="drop")
   state = state.replace(cache=cache, last=put(state.last, last), stop=put(state.stop, jnp.full((R,), RUNNING)))
-  return _placed(state.replace(record=state.record.replace(tokens=recorded)))
+  return _placed(state.replace(record=state.record.replace(tokens=recorded, experts=chosen)))
 
 
 def insert(
   state: DecodeState | None, prefix: Prefix, rows: Rows, root, written: Record | None = None, *,
-  shape: tuple[int, int, int], slots: int, prefix_slots: int,
+  shape: tuple[int, int, int], slots: int, prefix_slots: int, experts: int = 0,
 ) -> DecodeState:  # fmt: skip
   """Puts samples into slots, before their first token, and widens or narrows the cache.
 
@@ -83,8 +92,9 @@ def insert(
     shape: static (B slots, N lanes that share prompts or 0, T tokens).
     slots: static S, at least what the longest sample needs, and its prompt where N = 0.
     prefix_slots: static, as many as the longest prompt needs.
+    experts: static L·k, where a token's experts are recorded; 0: they are not.
   """
-  state = _idle(prefix, shape) if state is None else state
+  state = _idle(prefix, shape, experts) if state is None else state
   put = lambda old, new: old.at[rows.slot].set(new, mode="drop")
   wide = state.cache.replace(
     keys=tuple(caches.resized(layer, slots, state.cache.axis) for layer in state.cache.keys),
@@ -94,7 +104,7 @@ def insert(
   R = rows.slot.shape[0]
   zeros = jnp.zeros((R,), jnp.int32)
   keys = jax.vmap(samplers.sample_key, (None, 0, 0))(root, rows.visit, rows.sample)
-  written = _blank(R, shape[2]) if written is None else written
+  written = _blank(R, shape[2], experts) if written is None else written
   return _placed(
     DecodeState(
       cache=cache.replace(used=put(cache.used, base)),
@@ -165,7 +175,7 @@ def _before(cache: Cache):
   return jnp.repeat(cache.prefix.lengths, cache.used.shape[0] // cache.prefix.lengths.shape[0])
 
 
-def _idle(prefix: Prefix, shape: tuple[int, int, int]) -> DecodeState:
+def _idle(prefix: Prefix, shape: tuple[int, int, int], experts: int) -> DecodeState:
   """B slots that hold nothing, one cache slot wide."""
   B, N, T = shape
   axis, zeros = prefix.axis, jnp.zeros((B,), jnp.int32)
@@ -184,13 +194,25 @@ def _idle(prefix: Prefix, shape: tuple[int, int, int]) -> DecodeState:
     least=zeros,
     budgets=zeros,
     stop=jnp.full((B,), IDLE, jnp.int32),
-    record=_blank(B, T),
+    record=_blank(B, T, experts),
   )
 
 
-def _blank(rows: int, budget: int) -> Record:
+def _blank(rows: int, budget: int, experts: int) -> Record:
   zeros = lambda dtype: jnp.zeros((rows, budget), dtype)
-  return Record(zeros(jnp.int32), zeros(jnp.float32), zeros(jnp.float32), zeros(jnp.int32), zeros(bool))
+  none = jnp.full((rows, budget, experts), -1, jnp.int16) if experts else None
+  return Record(zeros(jnp.int32), zeros(jnp.float32), zeros(jnp.float32), zeros(jnp.int32), zeros(bool), none)
+
+
+def _by_token(chosen):
+  """[L, B, T, k] as [B, T, L·k] int16."""
+  L, B, T, k = chosen.shape
+  return jnp.transpose(chosen, (1, 2, 0, 3)).reshape(B, T, L * k).astype(jnp.int16)
+
+
+def _by_layer(experts, config: AnyModel):
+  """[B, T, L·k] as [L, B, T, k]; None for None."""
+  return experts if experts is None else jnp.moveaxis(experts.reshape(*experts.shape[:2], config.layers, -1), 2, 0)
 
 
 def _placed(tree):
@@ -201,8 +223,8 @@ def _placed(tree):
   return jax.tree.map(lambda x: shard(x, _AXES[x.ndim]), tree)
 
 
-# Of the state's arrays by their rank: [B], [B, T], and [B, K, S, H] of the cache.
-_AXES = {1: ("slots",), 2: ("slots", None), 4: ("slots", "kv_heads", None, None)}
+# Of the state's arrays by their rank: [B], [B, T], [B, T, L·k], and [B, K, S, H] of the cache.
+_AXES = {1: ("slots",), 2: ("slots", None), 3: ("slots", None, None), 4: ("slots", "kv_heads", None, None)}
 
 
 def _step(params, config, state: DecodeState, stop_ids, version, truncate: bool, least: bool) -> DecodeState:
@@ -220,12 +242,17 @@ def _step(params, config, state: DecodeState, stop_ids, version, truncate: bool,
   reason = jnp.where(ended, STOP_TOKEN, jnp.where(length >= state.budgets, BUDGET, RUNNING))
   columns = jnp.arange(state.record.tokens.shape[1], dtype=jnp.int32)[None]
   here = (columns == written[:, None]) & live[:, None]
-  put = lambda buffer, value: jnp.where(here, jnp.broadcast_to(value[:, None], buffer.shape), buffer)
+
+  def put(buffer, value):
+    at = here.reshape(*here.shape, *(1,) * (buffer.ndim - 2))
+    return jnp.where(at, jnp.broadcast_to(value.reshape(value.shape[0], 1, *value.shape[1:]), buffer.shape), buffer)
+
   one = jnp.ones_like(token)
+  experts = None if state.record.experts is None else _by_token(out.aux.chosen)[:, 0]
   return state.replace(
     # A finished slot stays where it is: what it computes lands in the same place and is never read.
     cache=out.cache.replace(used=jnp.where(live, used + 1, used)),
     last=jnp.where(live, token, state.last),
     stop=jnp.where(live, reason, state.stop).astype(jnp.int32),
-    record=jax.tree.map(put, state.record, Record(token, logprob, log_mass, version * one, one.astype(bool))),
+    record=jax.tree.map(put, state.record, Record(token, logprob, log_mass, version * one, one.astype(bool), experts)),
   )

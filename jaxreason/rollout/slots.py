@@ -33,6 +33,7 @@ class Written(NamedTuple):
   sample: int
   stop: int  # records.RUNNING, STOP_TOKEN, BUDGET or STOP_STRING
   record: Record  # numpy arrays [n]
+  prompt_experts: np.ndarray | None = None  # [tokens of the prompt - 1, L·k] int16, where they are recorded
 
   @property
   def name(self) -> Name:
@@ -77,6 +78,7 @@ class Slots:
     self._of_lane: list[_Prompt | None] = [None] * (self._shape.slots // self._shape.lane)
     self._ended: dict[Name, int] = {}  # slots whose samples decode no longer
     self._seen = np.zeros(self._shape.slots, np.int64)  # tokens of each slot's sample that were looked at, put or said
+    self._prompt_experts: list[np.ndarray | None] = [None] * self._shape.slots
     self._said: dict[int, tuple[Written, int]] = {}  # by slot: a sample behind so many tokens that wait to be fed
 
   def admit(
@@ -154,8 +156,10 @@ class Slots:
     """Lets a sample that ended a turn go on behind `tokens`, which it did not write; the caller sees that its budget, its own
     or the shape's, has room for them and one more.
     """
-    said = Record(tokens, *4 * [np.zeros(len(tokens))])
-    record = jax.tree.map(lambda had, more: np.append(had, np.asarray(more, had.dtype)), ended.record, said)
+    had = ended.record.experts
+    experts = None if had is None else np.full((len(tokens), had.shape[1]), -1)
+    said = Record(tokens, *4 * [np.zeros(len(tokens))], experts)
+    record = jax.tree.map(lambda had, more: np.append(had, np.asarray(more, had.dtype), axis=0), ended.record, said)
     going, slot = ended._replace(stop=RUNNING, record=record), self._ended.get(ended.name)
     if slot is not None and ended.stop != STOP_STRING:
       del self._ended[ended.name]
@@ -228,6 +232,7 @@ class Slots:
       for slot, at, sample in chosen
     ]
     for placing in placings:
+      self._prompt_experts[placing.slot] = placing.prompt.experts
       self._seen[placing.slot] = 0 if placing.written is None else len(placing.written.tokens)
     self._engine.place(params, placings)
     for _, prompt, _ in chosen:
@@ -254,7 +259,8 @@ class Slots:
     return [written for written in found if written.stop != RUNNING]
 
   def _written(self, slot: int, stop: int, length: int, record: Record) -> Written:
-    return Written(*self._names[slot], stop, jax.tree.map(lambda buffer: buffer[slot, :length].copy(), record))
+    record = jax.tree.map(lambda buffer: buffer[slot, :length].copy(), record)
+    return Written(*self._names[slot], stop, record, self._prompt_experts[slot])
 
   def _cut_off(self, slot: int, written: Written) -> Written:
     """The sample up to the end of its first stop string, if it has one."""

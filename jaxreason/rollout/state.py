@@ -3,7 +3,7 @@
 A slot is a row. Its prompt lies in its own part of the cache, or slots form lanes of g neighbours that read one prompt in the
 prefix part: N lanes x g = B slots. All fields are arrays, budgets
 and sampling parameters too, so that one compiled program serves them all, and the whole state is donated to each program.
-B slots, T token budget of the buffers, S cache slots, R rows of one insertion.
+B slots, T token budget of the buffers, S cache slots, R rows of one insertion, L layers with k experts a token.
 """
 
 from typing import Any, NamedTuple
@@ -24,6 +24,12 @@ class Record:
   log_mass: Any  # [B, T] float32, nats, log of the mass that truncation kept
   versions: Any  # [B, T] int32, updates the policy had seen when it wrote the token
   own: Any  # [B, T] bool, the tokens that the policy wrote
+  experts: Any = None  # [B, T, L·k] int16, of the token before this one, where they are replayed; -1 for none
+
+  @property
+  def kept(self) -> dict:
+    """The fields that are recorded, by name."""
+    return {name: values for name, values in vars(self).items() if values is not None}
 
 
 @struct.dataclass

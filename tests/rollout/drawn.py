@@ -140,7 +140,7 @@ def check(found, prompts, *, budget=T, greedy=False, stop_ids=STOPS, since: Mapp
   for name, written in found.items():
     record, n = written.record, len(written.record.tokens)
     assert 0 < n <= budget
-    assert {len(values) for values in vars(record).values()} == {n}
+    assert {len(values) for values in record.kept.values()} == {n}
     looked = record.own & (np.arange(n) >= since.get(name, 0))
     here, tokens = np.flatnonzero(looked), record.tokens[looked]
     np.testing.assert_allclose(record.logprobs[looked], told.logprobs[name][looked], atol=CLOSE, rtol=0, err_msg=str(name))
@@ -182,7 +182,7 @@ def check_bits(found, expected) -> None:
   assert found.keys() <= expected.keys()
   for name, written in found.items():
     assert written.stop == expected[name].stop, name
-    for field, values in vars(written.record).items():
+    for field, values in written.record.kept.items():
       wanted = getattr(expected[name].record, field)
       assert values.dtype == wanted.dtype
       assert values.tobytes() == wanted.tobytes(), (name, field)

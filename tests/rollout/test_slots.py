@@ -63,9 +63,9 @@ def rollout(rows=range(P), group=2, count=None, stop_ids=STOPS, version=5, visit
   found = {written.name: written for ended in told for written in ended}
   order = [found[int(visits[row]), sample] for row in rows for sample in range(group)]
   assert len(found) == len(order) == sum(map(len, told))
-  wide = {name: np.zeros((len(order), sizes.budget), values.dtype) for name, values in vars(order[0].record).items()}
+  wide = {name: np.zeros((len(order), sizes.budget), values.dtype) for name, values in order[0].record.kept.items()}
   for row, written in enumerate(order):
-    for name, values in vars(written.record).items():
+    for name, values in written.record.kept.items():
       wide[name][row, : len(values)] = values
   lengths = np.array([len(written.record.tokens) for written in order])
   return Done(lengths=lengths, stop=np.array([written.stop for written in order]), told=told, steps=slots.steps, **wide)

@@ -38,7 +38,7 @@ def check_cut(found, expected):
     kept = ends(name)
     record = expected[name].record
     wanted = expected[name] if kept is None else expected[name]._replace(
-      stop=STOP_STRING, record=type(record)(*(values[:kept] for values in vars(record).values()))
+      stop=STOP_STRING, record=type(record)(*(values[:kept] for values in record.kept.values()))
     )  # fmt: skip
     drawn.check_bits({name: written}, {name: wanted})
 

@@ -46,7 +46,8 @@ def report(platform, name, config, B, g, prompt, slots, budget, devices):
   with jax.set_mesh(mesh):
     params = whole(jax.eval_shape(functools.partial(prepare.prepare_rollout_params, config=config), weights.abstract(config)))
     extend = lambda params, tokens, lengths: programs.extend(params, config, tokens, lengths)
-    prefix = spread(jax.eval_shape(extend, params, jax.ShapeDtypeStruct((R, prompt), jnp.int32), i))
+    prefix, _ = jax.eval_shape(extend, params, jax.ShapeDtypeStruct((R, prompt), jnp.int32), i)
+    prefix = spread(prefix)
     sizes = dict(shape=(B, B // g if g > 1 else 0, budget), slots=slots, prefix_slots=prompt)
     insert = functools.partial(programs.insert, **sizes)
     state = spread(jax.eval_shape(functools.partial(insert, None), prefix, rows, root))
