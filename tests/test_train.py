@@ -87,7 +87,7 @@ def test_the_same_run_twice_gives_the_same_numbers_and_compiles_nothing_more(tmp
   assert metrics.deterministic(metrics.read(tmp_path / "one")) == metrics.deterministic(metrics.read(tmp_path / "other"))
 
 
-@pytest.mark.parametrize("max_staleness", [0, 1])
+@pytest.mark.parametrize("max_staleness", [0, pytest.param(1, marks=pytest.mark.system)])
 def test_a_run_with_validation_trains_bit_for_bit_as_one_without(tmp_path, max_staleness):
   """The same samples, numbers and parameters after each update, also where samples live on across the validation."""
   chosen = dict(rollout__max_staleness=1, rollout__chunk=4, objective="decoupled_ppo") if max_staleness else {}
