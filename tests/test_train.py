@@ -93,10 +93,8 @@ def test_a_run_with_validation_trains_bit_for_bit_as_one_without(tmp_path, max_s
   chosen = dict(rollout__max_staleness=1, rollout__chunk=4, objective="decoupled_ppo") if max_staleness else {}
   run, told = tiny_run.learner(**chosen), []
   for every in (0, 1):
-    seen = []
-    watch = lambda step, phase, state, batch, stats: seen.append(jax.device_get((state.params, batch.tokens)))
-    with display({}, quiet=True) as show:
-      train(short(run, every), tmp_path / str(every), show=show, watch=watch)
+    short = tiny_run.changed(run, sft=dict(steps=2), train=dict(steps=3), evaluation=dict(every=every))
+    seen = watched(short, tmp_path / str(every))
     rows = metrics.deterministic(metrics.read(tmp_path / str(every)))
     assert (numbers(rows, "train", "staleness/mean").max() > 0) == bool(max_staleness)
     told.append((seen, [row for row in rows if row["phase"] != "eval"]))
@@ -105,8 +103,13 @@ def test_a_run_with_validation_trains_bit_for_bit_as_one_without(tmp_path, max_s
   assert told[0][1] == told[1][1]
 
 
-def short(run, every):
-  return tiny_run.changed(run, sft=dict(steps=2), train=dict(steps=3), evaluation=dict(every=every))
+def watched(run, workdir):
+  """Parameters and tokens of each update."""
+  seen = []
+  watch = lambda step, phase, state, batch, stats: seen.append(jax.device_get((state.params, batch.tokens)))
+  with display({}, quiet=True) as show:
+    train(run, workdir, show=show, watch=watch)
+  return seen
 
 
 @pytest.mark.system
