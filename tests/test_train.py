@@ -87,6 +87,31 @@ def test_the_same_run_twice_gives_the_same_numbers_and_compiles_nothing_more(tmp
   assert metrics.deterministic(metrics.read(tmp_path / "one")) == metrics.deterministic(metrics.read(tmp_path / "other"))
 
 
+@pytest.mark.parametrize("max_staleness", [0, pytest.param(1, marks=pytest.mark.system)])
+def test_a_run_with_validation_trains_bit_for_bit_as_one_without(tmp_path, max_staleness):
+  """The same samples, numbers and parameters after each update, also where samples live on across the validation."""
+  chosen = dict(rollout__max_staleness=1, rollout__chunk=4, objective="decoupled_ppo") if max_staleness else {}
+  run, told = tiny_run.learner(**chosen), []
+  for every in (0, 1):
+    short = tiny_run.changed(run, sft=dict(steps=2), train=dict(steps=3), evaluation=dict(every=every))
+    seen = watched(short, tmp_path / str(every))
+    rows = metrics.deterministic(metrics.read(tmp_path / str(every)))
+    assert (numbers(rows, "train", "staleness/mean").max() > 0) == bool(max_staleness)
+    told.append((seen, [row for row in rows if row["phase"] != "eval"]))
+    assert sum(row["phase"] == "eval" for row in rows) == 3 * every
+  jax.tree.map(np.testing.assert_array_equal, told[0][0], told[1][0])
+  assert told[0][1] == told[1][1]
+
+
+def watched(run, workdir):
+  """Parameters and tokens of each update."""
+  seen = []
+  watch = lambda step, phase, state, batch, stats: seen.append(jax.device_get((state.params, batch.tokens)))
+  with display({}, quiet=True) as show:
+    train(run, workdir, show=show, watch=watch)
+  return seen
+
+
 @pytest.mark.system
 def test_a_run_over_four_devices_in_packed_rows_tells_the_same_story(tmp_path):
   """Supervised and policy steps, tests and validation: the same words, and numbers that differ by rounding."""
