@@ -1,7 +1,7 @@
 """Floor 3, host room: what a directory held when it was whole, file by file.
 
-What enters: a directory that is written. What leaves: `manifest.json` in it, with the size and the SHA-256 of every file, by one
-rename once everything is on disk; and later, whether that is what is there. Orbax restores flipped bytes without a word.
+What enters: a directory that is written. What leaves: `manifest.json` in it, with the size and the SHA-256 of every file, by
+one rename once everything is on disk; and later, whether that is what is there. Orbax restores flipped bytes without a word.
 """
 
 import hashlib

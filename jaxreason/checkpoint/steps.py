@@ -23,7 +23,9 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from jaxreason import lock, manifest, processes
+from jaxreason import processes
+from jaxreason.checkpoint import lock, manifest
+from jaxreason.checkpoint.leaves import check_fits, named, signature
 from jaxreason.errors import UserError
 
 _FORMAT = 3
@@ -136,8 +138,8 @@ class Checkpoints:
     damaged = sorted(path.name for path in self.directory.glob(f"{_DAMAGED}*"))
     if damaged:
       raise UserError(
-        f"expected a whole checkpoint in {self.directory}, got only damaged ones ({', '.join(damaged)}); put one back from a copy, "
-        "or give another --workdir to start anew"
+        f"expected a whole checkpoint in {self.directory}, got only damaged ones ({', '.join(damaged)}); put one back from a "
+        "copy, or give another --workdir to start anew"
       )
 
   def latest_step(self) -> int | None:
@@ -173,8 +175,8 @@ class Checkpoints:
       raise UserError(
         f"expected a step after {latest}, the newest in {self.directory}, got {step}; go on from it or give another --workdir"
       )
-    leaves = _named(state)
-    table = {name: _signature(leaf) for name, leaf in leaves.items()}
+    leaves = named(state)
+    table = {name: signature(leaf) for name, leaf in leaves.items()}
     document = {"format": _FORMAT, "host": dict(host), "leaves": table}
     text = json.dumps(document)
     arrays = {name: leaf for name, leaf in leaves.items() if leaf.size}  # Orbax refuses arrays without elements
@@ -221,12 +223,12 @@ class Checkpoints:
     step = self.latest_step() if step is None else step
     if step is None:
       raise UserError(f"expected a checkpoint in {self.directory}, got none; train first or give the --workdir of a run")
-    if step not in self._verified and (wrong := manifest.verify(self.directory / str(step))):
+    if step in self._folders() and step not in self._verified and (wrong := manifest.verify(self.directory / str(step))):
       others = ", ".join(str(other) for other in self.steps() if other != step) or "none"
       raise UserError(f"expected a whole checkpoint {step} in {self.directory}, got a damaged one ({wrong}); others: {others}")
     document = self._document(step)
-    wanted = _named(like)
-    self._check_fits(step, wanted, document["leaves"], partial)
+    wanted = named(like)
+    check_fits(f"checkpoint {step} in {self.directory}", wanted, document["leaves"], partial)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=v.sharding or here) for k, v in wanted.items()}
     stored = {name: leaf for name, leaf in wanted.items() if leaf.size}
@@ -250,19 +252,6 @@ class Checkpoints:
     if document["format"] != _FORMAT:
       raise UserError(f"expected checkpoint format {_FORMAT}, got {document['format']} in {path}; use the version of its run")
     return document
-
-  def _check_fits(self, step: int, wanted: Mapping[str, Any], table: Mapping[str, str], partial: bool) -> None:
-    absent = "nothing"
-    names = wanted if partial else wanted | table
-    pairs = [(n, _signature(wanted[n]) if n in wanted else absent, table.get(n, absent)) for n in names]
-    wrong = [pair for pair in pairs if pair[1] != pair[2]]
-    if wrong:
-      name, expected, got = wrong[0]
-      more = f" (and {len(wrong) - 1} other leaves)" if len(wrong) > 1 else ""
-      raise UserError(
-        f"expected {expected} for leaf {name}, got {got} from checkpoint {step} in {self.directory}{more}; "
-        "use the config that the run was started with, or another --workdir"
-      )
 
   def _check_whole(self, step: int, text: str, arrays: Mapping[str, jax.Array], saved: bool) -> None:
     written = self._manager.item_metadata(step)["state"].tree if saved and arrays else {}
@@ -333,24 +322,6 @@ def _one_voice():
     yield
   finally:
     logger.setLevel(before)
-
-
-def _named(tree: Any) -> dict[str, Any]:
-  """Leaves by their path, `params/blocks/wq`: the names on disk do not depend on how a tree is wrapped."""
-  leaves = {}
-  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
-    if not isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct)) or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-      kind = leaf.dtype if isinstance(leaf, jax.Array) else type(leaf).__name__
-      raise TypeError(f"expected a jax array for leaf {name}, got {kind}; use jnp.asarray or, for a key, jax.random.key_data")
-    if name in leaves:
-      raise ValueError(f"expected every leaf under its own name, got two named {name}; rename one of the keys")
-    leaves[name] = leaf
-  return leaves
-
-
-def _signature(leaf: Any) -> str:
-  return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
 
 
 def _hash(config: Any) -> str:
