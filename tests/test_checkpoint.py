@@ -382,5 +382,6 @@ def test_a_run_whose_steps_are_all_damaged_never_begins_anew(tmp_path):
   for step in (1, 2):
     flipped(tmp_path / str(step) / "host" / "metadata")
   for _ in range(2):  # the second time they have been put aside already
-    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match=r"got only damaged ones \(damaged-1, damaged-2\)"):
+    told = r"got only damaged ones \(damaged-1, damaged-2\)"
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match=told):
       checkpoints.settle(lambda line: None)
