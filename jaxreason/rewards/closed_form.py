@@ -2,8 +2,9 @@
 
 What enters: an answer in plain notation (see `notation`), without its unit. What leaves: whether arithmetic is left to do
 in it. Where a number is asked for, `23 + 14` restates the problem and `5 + 5 = 10` leaves the reader to choose; an engine
-that evaluates would reward both. A number, a fraction, a root, a power, a logarithm of numbers says one thing in closed
-form, and so does `x = 37`. Only the form is looked at; nothing is computed.
+that evaluates would reward both. A number, a fraction, a root, a power, a logarithm of numbers says one thing in closed form,
+and so do `x = 37`, a factorised number, a power and one more or less, factorials over factorials. Only the form is looked at;
+nothing is computed.
 """
 
 import re
@@ -17,6 +18,13 @@ _SPACE = re.compile(r"\s*([{}()\[\]^_!])\s*")
 _SUBSCRIPT = re.compile(r"_(?:\{[^{}]*\}|\w)")
 _SCIENTIFIC = re.compile(r"\d(?:\.\d+)?\s?(?:\\times|\\cdot|\*)\s?10\^(?:\{[+-]?\d+\}|\d+)")
 _SIGN = re.compile(r"(^|[{(\[,|^])\s*[+-]\s*")
+_TIMES = r"\s?(?:\\cdot|\\times|\*)\s?"
+_POWER = r"\d{1,9}\^(?:\{\d{1,4}\}|\d)"
+_FACTORIALS = rf"\(?\d{{1,4}}!(?:{_TIMES}|\s?|\)|\(|\d{{1,4}}!)*"
+_CLOSED = re.compile(  # 2^3 \cdot 3 \cdot 5, 2^8 - 1, 8!/(3!5!)
+  rf"(?:\d{{1,9}}{_TIMES})*{_POWER}(?:{_TIMES}(?:{_POWER}|\d{{1,9}}))*|{_POWER}\s?[-+]\s?1"
+  rf"|\\frac\{{{_FACTORIALS}\}}\{{{_FACTORIALS}\}}|{_FACTORIALS}/{_FACTORIALS}"
+)
 _DIVISION = re.compile(r"/|\\frac(?![a-zA-Z])|\^[{(]?-")
 _LEFT = re.compile(
   r"[-+*&=]|\\(?:cdot|times|div|ast|star|bmod|pmod|mod|max|min|gcd|lcm)(?![a-zA-Z])|[^\s]\s*\\[pm][pm](?![a-zA-Z])"
@@ -50,6 +58,8 @@ def _worked_on(text: str) -> bool:
   if numbers.quantity(text) is not None:
     return False
   text = _SUBSCRIPT.sub("", _SPACE.sub(r"\1", text))
+  if _CLOSED.fullmatch(text.strip()):
+    return False
   text = _SCIENTIFIC.sub("1", text)
   divisions = len(_DIVISION.findall(text))  # those by a negative power, too
   text = _SIGN.sub(r"\1", text)

@@ -2,16 +2,17 @@
 
 What enters: a response. What leaves: the text of its last answer, with why it cannot count when it was given in a hedged
 way ("either 3 or 4"), or none. An answer is what stands in `\\boxed{...}`, behind `####`, between `<answer>` tags, or behind
-"the answer is"; the last one wins, so a response may correct itself. A bare response that is nothing but a number counts
-too. Prose is never searched for numbers: whoever mentions the right one in passing has not answered. Everything is linear in
-the response's length, of which the last 64 KiB are kept.
+"the answer is"; the last one wins, so a response may correct itself. Without any of these the last sentence counts if it ends
+in its only number (see `conclusion`), and so does a bare response that is nothing but an answer. Other prose is never searched
+for numbers: whoever mentions the right one in passing has not answered. Everything is linear in the response's length, of which
+the last 64 KiB are kept.
 """
 
 import re
 from collections import deque
 from dataclasses import dataclass
 
-from jaxreason.rewards import listings, notation, numbers
+from jaxreason.rewards import conclusion, listings, notation, numbers, options
 
 KEPT_CHARACTERS = 64 * 1024
 ALTERNATIVES = "several answers at once"
@@ -37,6 +38,7 @@ _SENTENCE_END = re.compile(r"[.!?](?=\s|$|\*)")
 _INLINE_MATH = re.compile(r"\s*(?:\$((?:\\.|[^$\\])+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]|\*\*([^*]+)\*\*)")
 _ANOTHER = re.compile(r"\s*[,;]?\s*(?:or|and|/|\$|\*\*|\\\()")
 _ASSIGNED = re.compile(r"[a-zA-Z](?:_\w)?\s?=\s?([^=]+)")
+_COMPUTED = re.compile(r"\d[\d\s.,+*/()-]*=\s?([^=]+)")  # 24 / 3 = 8
 _LEADING_NUMBER = re.compile(r"([-+−]?\s?[$€£]?\s?[-+]?\d[\d,]*(?:\.\d+)?(?:\s?/\s?\d+)?(?:\s?%)?)(?![\d^*/])(.*)", re.DOTALL)
 _SAID = re.compile(r"\(?[A-Za-z]\)?|[A-Za-z]+|(?:\([A-Z]\)|[A-Z][.):]) .+")  # a letter, a word, an option with its text
 _GOES_ON = re.compile(  # `9\pi`, `9x`
@@ -96,7 +98,7 @@ def last_answer(response: str) -> Claim | None:
   >>> last_answer("#### 3 or 4").spam
   'several answers at once'
   """
-  response = response[-KEPT_CHARACTERS:]
+  response = notation.visible(response[-KEPT_CHARACTERS:])
   boxes, cut_off = _boxes(response)
   hashes = _hashes(response, alone=not boxes)
   tagged = [_Found(tag.start(), tag.end(), tag[1]) for tag in deque(_TAG.finditer(response), maxlen=_LOOKED_AT)]
@@ -246,7 +248,7 @@ def _stated_answer(text: str) -> str:
   if end and end.group() == "?":
     return text[: end.end()]
   sentence = notation.plain(text[: end.start()] if end else text)
-  if assigned := _ASSIGNED.fullmatch(sentence):
+  if (assigned := _ASSIGNED.fullmatch(sentence)) or (assigned := _COMPUTED.fullmatch(sentence)):
     sentence = assigned[1]
   if not sentence or hedged(sentence) or numbers.quantity(sentence) is not None or listings.parse(sentence) is not None:
     return sentence
@@ -257,10 +259,14 @@ def _stated_answer(text: str) -> str:
 
 
 def _bare(response: str) -> Claim | None:
-  """A response that is nothing but a number, or one formula between dollar signs."""
+  """A response that is nothing but a number, an option or a formula between dollar signs; or what its last sentence ends in."""
   text = response.strip()
+  if concluded := conclusion.of(text):
+    return Claim(concluded)
   if len(text) > 200 or "\n" in text:
     return None
+  if (letters := options.letters(text)) and len(letters) == 1:
+    return Claim(text)
   if numbers.quantity(text) is not None or re.fullmatch(r"\$(?:\\.|[^$\\])+\$|\\\([^$]+\\\)|\\\[[^$]+\\\]", text):
     return Claim(text, ALTERNATIVES if hedged(text) else "")
   return None

@@ -6,6 +6,7 @@ mathematics needs before it compares anything: full-width digits are digits, `½
 halves, `√2` is `\\sqrt{2}`, `\\dfrac` is `\\frac`, `1\\,000` has a space in it and nothing else.
 """
 
+import html
 import re
 import unicodedata
 
@@ -58,6 +59,8 @@ _COMMANDS = [
   (re.compile(r"(?<![a-zA-Z\\])pi(?![a-zA-Z])"), r"\\pi "),
   (re.compile(r"\s+"), " "),
 ]
+_INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
+_MARKUP = re.compile(r"</?(?:b|i|u|p|br|em|strong|span|div|code|h[1-6])(?:\s[^<>]{0,60})?/?>", re.IGNORECASE)
 _SPECIAL = re.compile(r"[\\~*{]|\^o|(?<![a-zA-Z])pi(?![a-zA-Z])")
 _WRAPPERS = [
   ("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("*", "*"), ("__", "__"), ("`", "`"), ('"', '"'),
@@ -83,6 +86,18 @@ def plain(text: str) -> str:
   for pattern, replacement in _COMMANDS:
     text = pattern.sub(replacement, text)
   return _unwrapped(text.strip())
+
+
+def visible(text: str) -> str:
+  """`text` as a browser would show it: no marks without width or of direction, no tags of layout, no entities.
+
+  >>> visible("<p>The answer is <b>&minus;3</b>.</p>")
+  'The answer is −3.'
+  """
+  text = _INVISIBLE.sub("", text)
+  if "<" in text:
+    text = _MARKUP.sub("", text)
+  return html.unescape(text) if "&" in text and ";" in text else text
 
 
 def squeezed(text: str) -> str:
