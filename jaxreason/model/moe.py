@@ -2,7 +2,7 @@
 
 What enters: hidden states after a block's norm, its router and its experts. What leaves: for each token the sum of what its k
 experts make of it, weighted by the router's probabilities, and what the router did. No token is dropped, however many choose
-one expert: rows are sorted by expert and multiplied by `jax.lax.ragged_dot`, whose groups are as long as they are.
+one expert: rows are sorted by expert and multiplied by `grouped.product`, whose groups are as long as they are.
 
 Over a mesh's axis of experts each device holds a part of the experts and a part of the batch: it gathers the tokens of the
 devices that share a set of experts, computes its own experts' rows, and the sums return to where their tokens are. Each device
@@ -21,7 +21,7 @@ from flax import struct
 
 from jaxreason import sharding
 from jaxreason.masks import divide
-from jaxreason.model import products, remat
+from jaxreason.model import grouped, products, remat
 from jaxreason.model.config import ModelConfig
 
 
@@ -115,47 +115,12 @@ def _of_rows(rows, sizes, matrices, gated):
   """[m, D] float32: each row through the expert whose group it is in."""
   if len(matrices) == 2:
     gate_up, down = matrices
-    both = jax.lax.ragged_dot(rows, gate_up.reshape(*gate_up.shape[:2], -1), sizes, preferred_element_type=jnp.float32)
+    both = grouped.product(rows, gate_up.reshape(*gate_up.shape[:2], -1), sizes, grouped.COLUMNS)
     gate, up = jnp.split(both, 2, axis=-1)
-    return jax.lax.ragged_dot(gated(gate, up, rows.dtype.name), down, sizes, preferred_element_type=jnp.float32)
-  gate, up = (remat.named(grouped(rows, matrix, sizes), remat.PRODUCT) for matrix in matrices[:2])
-  return grouped(gated(gate, up, rows.dtype.name), matrices[2], sizes)
-
-
-@jax.custom_vjp
-def grouped(x, matrix, sizes) -> jax.Array:
-  """Rows of each group times the group's matrix, with slopes rounded to the factors' dtype as in `products`.
-
-  Args:
-    x: [m, I] float, rows of the first group first.
-    matrix: [E, O, I] of x's dtype.
-    sizes: [E] int32, rows of each group; those behind the last have no meaning.
-
-  Returns:
-    [m, O] float32.
-  """
-  return _ragged(x, matrix, sizes, (((1,), (2,)), ((), ())), (0,))
-
-
-def _grouped_forward(x, matrix, sizes):
-  return grouped(x, matrix, sizes), (x, matrix, sizes)
-
-
-def _grouped_backward(kept, slope):
-  x, matrix, sizes = kept
-  slope = slope.astype(x.dtype)
-  of_x = _ragged(slope, matrix, sizes, (((1,), (1,)), ((), ())), (0,))
-  of_matrix = _ragged(slope, x, sizes, (((0,), (0,)), ((), ())), ())  # [E, O, I], of an empty group 0
-  return of_x.astype(x.dtype), of_matrix.astype(matrix.dtype), None
-
-
-grouped.defvjp(_grouped_forward, _grouped_backward)
-
-
-def _ragged(x, y, sizes, sums, groups: tuple[int, ...]):
-  numbers = jax.lax.RaggedDotDimensionNumbers(sums, lhs_ragged_dimensions=(0,), rhs_group_dimensions=groups)
-  wide = jnp.promote_types(x.dtype, jnp.float32)
-  return jax.lax.ragged_dot_general(x, y, sizes, numbers, preferred_element_type=wide)
+    return grouped.product(gated(gate, up, rows.dtype.name), down, sizes, grouped.COLUMNS)
+  of_experts = functools.partial(grouped.product, sizes=sizes, axis=grouped.ROWS)
+  gate, up = (remat.named(of_experts(rows, matrix), remat.PRODUCT) for matrix in matrices[:2])
+  return of_experts(gated(gate, up, rows.dtype.name), matrices[2])
 
 
 def balance(routed: Routed) -> jax.Array:
