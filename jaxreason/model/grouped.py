@@ -1,10 +1,11 @@
 """Floor 2: products of rows with the matrix of the group that each row is in, no row too many for a group.
 
 What enters: rows, those of the first group first, a matrix for each group and how many rows each group has. What leaves: the
-products, and their derivatives written by hand as in `products`. On TPU this is `jax.lax.ragged_dot_general`, one grouped product.
-Elsewhere XLA has none: JAX expands it there to a product of every group with all rows, E times the work on E copies of the
-rows. So the rows are cut here in blocks of one group each, which are multiplied one after the other, as many as there are; a
-group's last block is not full. On GPUs a step of a loop takes a while to begin, and few rows stay with JAX's way.
+products, and their derivatives written by hand as in `products`. `jax.lax.ragged_dot_general` is one grouped product in one place:
+on TPU, of rows with matrices. Everywhere else, and on TPU for the matrices' own slopes, XLA expands it to a product of every
+group with all rows, E times the work, on GPU and CPU with E copies of the rows. So the rows are cut here in blocks of one
+group each, which are multiplied one after the other, as many as there are; a group's last block is not full. On accelerators a
+step of a loop takes a while to begin, and few rows are multiplied at once.
 
 m rows, E groups, O and I sizes of a matrix, X rows of a block.
 """
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 
 ROWS, COLUMNS = 2, 1  # the axis of a group's matrix that is summed over: [E, O, I], or [E, I, O] as it lies in a rollout
 
-# Of rows a group, on average, where a GPU takes blocks.
+# Of rows a group, on average, where an accelerator takes blocks.
 LEAST = 32
 _SMALLEST, _LARGEST = 16, 1024  # rows of a block
 
@@ -34,7 +35,7 @@ def product(x, matrix, sizes, axis: int) -> jax.Array:
   Returns:
     [m, O] float32; float64 of float64.
   """
-  return _by_platform(_rows_by_blocks, _rows_at_once, x, matrix, sizes, axis)
+  return _rows(x, matrix, sizes, axis)
 
 
 def _forward(x, matrix, sizes, axis):
@@ -44,19 +45,29 @@ def _forward(x, matrix, sizes, axis):
 def _backward(axis, kept, slope):
   x, matrix, sizes = kept
   slope = slope.astype(x.dtype)
-  of_x = _by_platform(_rows_by_blocks, _rows_at_once, slope, matrix, sizes, ROWS + COLUMNS - axis)
-  of_matrix = _by_platform(_sums_by_blocks, _sums_at_once, *((slope, x) if axis == ROWS else (x, slope)), sizes)
+  of_x = _rows(slope, matrix, sizes, ROWS + COLUMNS - axis)
+  of_matrix = _sums(*((slope, x) if axis == ROWS else (x, slope)), sizes)
   return of_x.astype(x.dtype), of_matrix.astype(matrix.dtype), None
 
 
 product.defvjp(_forward, _backward)
 
 
-def _by_platform(by_blocks, at_once, x, y, sizes, *static):
-  """One of two ways to the same numbers."""
-  by_blocks, at_once = (lambda *arrays, way=way: way(*arrays, *static) for way in (by_blocks, at_once))
-  elsewhere = by_blocks if x.shape[0] >= LEAST * sizes.shape[0] else at_once
-  return jax.lax.platform_dependent(x, y, sizes, cpu=by_blocks, tpu=at_once, default=elsewhere)
+def _rows(x, matrix, sizes, axis):
+  """[m, O]: each row times the matrix of its group."""
+  by_blocks, at_once = (functools.partial(way, axis=axis) for way in (_rows_by_blocks, _rows_at_once))
+  many = by_blocks if _has_many(x, sizes) else at_once
+  return jax.lax.platform_dependent(x, matrix, sizes, cpu=by_blocks, tpu=at_once, default=many)
+
+
+def _sums(x, y, sizes):
+  """[E, X's width, Y's width]: of each group the sum of its rows' outer products; zeros of an empty one."""
+  many = _sums_by_blocks if _has_many(x, sizes) else _sums_at_once
+  return jax.lax.platform_dependent(x, y, sizes, cpu=_sums_by_blocks, default=many)
+
+
+def _has_many(x, sizes) -> bool:
+  return x.shape[0] >= LEAST * sizes.shape[0]
 
 
 def _rows_at_once(x, matrix, sizes, axis):
@@ -64,7 +75,6 @@ def _rows_at_once(x, matrix, sizes, axis):
 
 
 def _sums_at_once(x, y, sizes):
-  """[E, X's width, Y's width]: of each group the sum of its rows' outer products; zeros of an empty one."""
   return _ragged(x, y, sizes, (((0,), (0,)), ((), ())), ())
 
 
