@@ -34,9 +34,8 @@ CASES = (
 )
 
 
-def report(platform, name, config, B, g, prompt, slots, budget, devices):
-  config = dataclasses.replace(config, decode_kernel=f"pallas_{platform}")
-  mesh = sharding.make_mesh(MeshSizes(devices), devices_of(platform)[:devices])
+def programs_of(mesh, config, *, B, g, prompt, slots, budget):
+  """(insert, decode, the state that both take), compiled."""
   R, numbers = 16, lambda dtype: jax.ShapeDtypeStruct((16,), dtype)
   whole = functools.partial(_placed, mesh, lambda x: (None,) * x.ndim)
   spread = functools.partial(_placed, mesh, lambda x: programs._AXES[x.ndim])
@@ -55,6 +54,14 @@ def report(platform, name, config, B, g, prompt, slots, budget, devices):
     decode = functools.partial(programs.decode, config=config, steps=16, truncate=False, least=False)
     stops, version = jax.ShapeDtypeStruct((3,), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
     decoded = jax.jit(decode, donate_argnames="state").lower(params, state=state, stop_ids=stops, version=version).compile()
+  return inserted, decoded, state
+
+
+def report(platform, name, config, B, g, prompt, slots, budget, devices):
+  config = dataclasses.replace(config, decode_kernel=f"pallas_{platform}")
+  mesh = sharding.make_mesh(MeshSizes(devices), devices_of(platform)[:devices])
+  sizes = dict(B=B, g=g, prompt=prompt, slots=slots, budget=budget)
+  inserted, decoded, state = programs_of(mesh, config, **sizes)
   cache = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((state.cache.keys, state.cache.values)))
   return {
     "shape": name,

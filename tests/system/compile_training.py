@@ -33,17 +33,17 @@ CASES = (
 )
 
 
-def batch_of(mesh, packed: bool) -> Batch:
+def batch_of(mesh, packed: bool, *, rows=ROWS, columns=COLUMNS, prompt=PROMPT) -> Batch:
   """Shapes of a batch on a mesh: rows in parts, the rest whole."""
 
   def array(axes, *shape, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.sharding(mesh, axes))
 
-  numbers = array((None,), ROWS, dtype=jnp.int32)
-  tokens = functools.partial(array, (None, None), ROWS, COLUMNS - PROMPT)
+  numbers = array((None,), rows, dtype=jnp.int32)
+  tokens = functools.partial(array, (None, None), rows, columns - prompt)
   layout = Layout(array((None, None), *PACKED, dtype=jnp.int32), numbers) if packed else None
   return Batch(
-    tokens=array((None, None), ROWS, COLUMNS, dtype=jnp.int32), prompt_lengths=numbers, lengths=numbers,
+    tokens=array((None, None), rows, columns, dtype=jnp.int32), prompt_lengths=numbers, lengths=numbers,
     mask=tokens(dtype=bool), behavior_logprobs=tokens(), advantages=tokens(), layout=layout,
   )  # fmt: skip
 
