@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxreason.errors import UserError
-from jaxreason.model import attention, lora, moe, products, quantized, remat
+from jaxreason.model import attention, grouped, lora, moe, products, quantized, remat
 from jaxreason.model import cache as caches
 from jaxreason.model.config import ModelConfig
 from jaxreason.model.decode_attention import attend_decode, write_decode
@@ -270,7 +270,8 @@ def _experts(block: Block | FusedBlock, config, h, dtype, rows, counted, routing
   """As `_mlp`."""
   fused = isinstance(block, FusedBlock)
   matrices = (*block.gate_up, *block.down) if fused else (block.gate, block.up, block.down)
-  out, routed = moe.mlp(config, h, block.router, matrices, rows, _GATES[config.activation], counted, routing)
+  lie = grouped.COLUMNS if fused else grouped.ROWS
+  out, routed = moe.mlp(config, h, block.router, matrices, rows, _GATES[config.activation], counted, routing, lie)
   return out.astype(dtype), routed
 
 

@@ -36,34 +36,34 @@ class Routed:
   tokens: Any  # [] float32, real tokens
 
 
-def mlp(config: ModelConfig, h, router, matrices, rows, gated, real=None, routing=None) -> tuple[jax.Array, Routed]:
+def mlp(
+  config: ModelConfig, h, router, matrices, rows, gated, real=None, routing=None, axis: int = grouped.ROWS
+) -> tuple[jax.Array, Routed]:
   """What a block's experts make of its tokens.
 
   Args:
     config: static.
     h: [B, T, D] in the compute dtype.
     router: [E, D].
-    matrices: (gate [E, F, D], up [E, F, D], down [E, D, F]), or the rollout's (gate and up [E, D, 2, F], down [E, F, D]).
+    matrices: (gate [E, F, D], up [E, F, D], down [E, D, F]), or with `grouped.COLUMNS` each [E, in, out].
     rows: the logical names of B and T.
     gated: what a gate lets through, as `products.gated`.
     real: [B, T] bool, tokens that are counted; None for all. Others are computed too, and touch no other token.
     routing: [B, T, k] int32, experts to take in the place of the router's choice, or below 0 for its own; None for its own
       everywhere. Weights are the router's probabilities of them in either case, and gradients flow through these.
+    axis: static, of the matrices that is summed over: of `grouped`.
 
   Returns:
     ([B, T, D] float32, what the router did).
   """
   weight, routed = route(config, h, router, real, routing)
   of_tokens = ((*rows, "embed"), (*rows, None), (*rows, None))
-  of_matrices = (_GATE_UP, _DOWN_IN) if len(matrices) == 2 else (_OUT_IN, _OUT_IN, _DOWN)
-  computed = functools.partial(_computed, gated=gated)
+  to_inner, to_outer = ("expert", "mlp", "embed"), ("expert", "embed", "mlp")
+  to_inner, to_outer = (to_inner, to_outer) if axis == grouped.ROWS else (to_outer, to_inner)
+  of_matrices = (to_inner, to_inner, to_outer)
+  computed = functools.partial(_computed, gated=gated, axis=axis)
   out = sharding.per_device(computed, (*of_tokens, *of_matrices), ((*rows, "embed"),))
   return out(h, routed.chosen, weight, *(matrix.astype(h.dtype) for matrix in matrices))[0], routed
-
-
-# Logical axes of one layer's matrices.
-_OUT_IN, _DOWN = ("expert", "mlp", "embed"), ("expert", "embed", "mlp")
-_GATE_UP, _DOWN_IN = ("expert", "embed", None, "mlp"), ("expert", "mlp", "embed")
 
 
 def route(config: ModelConfig, h, router, real=None, routing=None) -> tuple[jax.Array, Routed]:
@@ -93,7 +93,7 @@ def route(config: ModelConfig, h, router, real=None, routing=None) -> tuple[jax.
   return weight, routed
 
 
-def _computed(x_BTD, chosen_BTk, weight_BTk, *matrices, gated):
+def _computed(x_BTD, chosen_BTk, weight_BTk, *matrices, gated, axis):
   """What one device does, with its experts: (out [B, T, D] float32,)."""
   own = lambda part: sharding.whole(part.reshape(-1, part.shape[-1]), 0, "expert")
   x, chosen, weight = own(x_BTD), own(chosen_BTk), own(weight_BTk)
@@ -105,20 +105,15 @@ def _computed(x_BTD, chosen_BTk, weight_BTk, *matrices, gated):
   order = jnp.argsort(local)
   inside = (local[order] < E)[:, None]
   rows = jnp.where(inside, x[order // k], jnp.zeros((), x.dtype))
-  out = jnp.where(inside, _of_rows(rows, sizes, matrices, gated), 0.0) * weight.reshape(-1)[order][:, None]
+  out = jnp.where(inside, _of_rows(rows, sizes, matrices, gated, axis), 0.0) * weight.reshape(-1)[order][:, None]
   out = jnp.sum(out[jnp.argsort(order)].reshape(M, k, -1), axis=1)
   out = sharding.summed(sharding.summed_parts(out, 0, "expert"), "mlp")
   return (out.reshape(x_BTD.shape),)
 
 
-def _of_rows(rows, sizes, matrices, gated):
+def _of_rows(rows, sizes, matrices, gated, axis):
   """[m, D] float32: each row through the expert whose group it is in."""
-  if len(matrices) == 2:
-    gate_up, down = matrices
-    both = grouped.product(rows, gate_up.reshape(*gate_up.shape[:2], -1), sizes, grouped.COLUMNS)
-    gate, up = jnp.split(both, 2, axis=-1)
-    return grouped.product(gated(gate, up, rows.dtype.name), down, sizes, grouped.COLUMNS)
-  of_experts = functools.partial(grouped.product, sizes=sizes, axis=grouped.ROWS)
+  of_experts = functools.partial(grouped.product, sizes=sizes, axis=axis)
   gate, up = (remat.named(of_experts(rows, matrix), remat.PRODUCT) for matrix in matrices[:2])
   return of_experts(gated(gate, up, rows.dtype.name), matrices[2])
 

@@ -1,7 +1,7 @@
 """Compiles a mixture of experts for a chip that is not here and prints what came of it, one JSON object a line.
 
-`python compile_moe.py tpu|gpu`, in the environment of test_chips.py. Two layers of Qwen3-30B-A3B's shape with a small vocabulary:
-the gradients of an update whose experts are spread over four chips, and a decode program of one chip.
+`python compile_moe.py tpu|gpu`, in the environment of test_chips.py. Two layers of Qwen3-30B-A3B's shape with a small
+vocabulary: the gradients of an update whose experts are spread over four chips, and a decode program of one chip.
 """
 
 import dataclasses
