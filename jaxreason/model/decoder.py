@@ -231,7 +231,8 @@ def _of_one_query(config, cache: caches.Cache):
   def attend(q, k, v, index):
     key, value = write_decode(cache.keys[index], cache.values[index], k[:, 0], v[:, 0], at, kernel=kernel)
     shared = (prefix.keys[index], prefix.values[index], prefix.lengths) if prefix else ()
-    return attend_decode(q[:, 0], key, value, at + 1, *shared, kernel=kernel)[:, None], (key, value)
+    sees = dict(window=config.window_of(config.kinds[index]), cap=config.attention_cap)
+    return attend_decode(q[:, 0], key, value, at + 1, *shared, kernel=kernel, **sees)[:, None], (key, value)
 
   return [functools.partial(attend, index=index) for index in range(len(cache.keys))]
 
