@@ -133,8 +133,12 @@ def test_what_the_gpu_kernel_skips_is_what_nobody_sees():
     np.testing.assert_array_equal(one.position, np.tile(np.arange(T), (B, 1)))
 
 
+WINDOWED = {"layer_kinds": ("window", "full"), "window": 4, "attention_cap": 2.0}
+
+
 @kernels
-def test_a_packed_batch_by_a_kernel_has_the_gradients_of_plain_xla(kernel, monkeypatch):
+@pytest.mark.parametrize("sees", [{}, WINDOWED], ids=["all", "windows and caps"])
+def test_a_packed_batch_by_a_kernel_has_the_gradients_of_plain_xla(kernel, sees, monkeypatch):
   monkeypatch.setattr(decoder, "attend_rows", functools.partial(attend_rows, interpret=True))
   batch = jax.tree.map(jnp.asarray, tiny.batch(5, rows=4, prompt=6, completion=10))
   lengths = (batch.prompt_lengths, batch.lengths)
@@ -149,7 +153,7 @@ def test_a_packed_batch_by_a_kernel_has_the_gradients_of_plain_xla(kernel, monke
 
     return jax.jit(jax.grad(total))(tiny.params(config))
 
-  config = dataclasses.replace(tiny.CONFIG, head_dim=16, remat="attention")
+  config = dataclasses.replace(tiny.CONFIG, head_dim=16, remat="attention", **sees)
   expected = gradients(config)
   by_kernel = gradients(dataclasses.replace(config, attention=kernel))
   for got, leaf in zip(jax.tree.leaves(by_kernel), jax.tree.leaves(expected), strict=True):
