@@ -1,8 +1,4 @@
-<<<<<<< Updated upstream
 """Attention of a decode step and of an update, and mixtures of experts, compiled for a TPU v5e and an H100, which are not here.
-=======
-"""Attention of a decode step and of an update, and a mixture of experts, compiled for a TPU v5e and an H100 by a machine that has neither.
->>>>>>> Stashed changes
 
 What is seen: that the kernels compile, that they are what runs, and that no step copies a cache. How fast they are is not.
 Each compiler is a wheel of some 220 MB, installed beside the JAX of this environment and for these tests alone.
