@@ -1,11 +1,11 @@
 """Floor 2: products of rows with the matrix of the group that each row is in, no row too many for a group.
 
 What enters: rows, those of the first group first, a matrix for each group and how many rows each group has. What leaves: the
-products, and their derivatives written by hand as in `products`. `jax.lax.ragged_dot_general` is a grouped
-product on TPU, of rows with matrices. Everywhere else, and on TPU for the matrices' own slopes, it is expanded to a product of
-every group with all rows: E times the work, on GPU and CPU with E copies of the rows. So the rows are cut here in blocks of
-one group each, which are multiplied one after the other, as many as there are; a group's last block is not full. A step of a
-loop takes an accelerator a while to begin, and few rows are multiplied at once there.
+products, and their derivatives written by hand as in `products`. `jax.lax.ragged_dot_general` is a grouped product on TPU, of
+rows with matrices. Everywhere else, and on TPU for the matrices' own slopes, it is expanded to a product of every group with all
+rows: E times the work, on GPU and CPU with E copies of the rows. So the rows are cut here in blocks of one group each, which are
+multiplied one after the other, as many as there are; a group's last block is not full. A step of a loop takes an accelerator a
+while to begin, and few rows are multiplied at once there.
 
 m rows, E groups, O and I sizes of a matrix, X rows of a block.
 """
@@ -61,7 +61,7 @@ def _rows(x, matrix, sizes, axis):
 
 
 def _sums(x, y, sizes):
-  """[E, X's width, Y's width]: of each group the sum of its rows' outer products; zeros of an empty one."""
+  """[E, columns of x, columns of y]: of each group the sum of its rows' outer products; zeros of an empty one."""
   many = _sums_by_blocks if _has_many(x, sizes) else _sums_at_once
   return jax.lax.platform_dependent(x, y, sizes, cpu=_sums_by_blocks, default=many)
 
