@@ -3,9 +3,9 @@
 What enters: rows, those of the first group first, a matrix for each group and how many rows each group has. What leaves: the
 products, and their derivatives written by hand as in `products`. `jax.lax.ragged_dot_general` is a grouped product on TPU, of
 rows with matrices. Everywhere else, and on TPU for the matrices' own slopes, it is expanded to a product of every group with
-all rows: E times the work, on GPU and CPU with E copies of the rows. So the rows are cut here in blocks of one group each, which
-are multiplied one after the other, as many as there are; a group's last block is not full. A step of a loop takes an accelerator
-a while to begin, and few rows are multiplied at once there.
+all rows: E times the work, on GPU and CPU with E copies of the rows. So the rows are cut here in blocks of one group each,
+multiplied one after the other, as many as there are; a group's last block is not full. A step of a loop takes an accelerator a
+while to begin, and few rows are multiplied at once there.
 
 m rows, E groups, O and I sizes of a matrix, X rows of a block.
 """
