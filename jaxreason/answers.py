@@ -85,6 +85,13 @@ class Answers:
     for one in stopped:
       self._on_ended(one)
 
+  def forget(self) -> None:
+    """Gives all groups up; what is asked of judges is not waited for."""
+    self.groups.clear()
+    self._dialogues.clear()
+    self._steps.clear()
+    self._slots.unload()
+
   @property
   def busy(self) -> bool:
     """Whether a sample is on its way."""

@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -83,12 +83,14 @@ class Collector:
     self._queue, self._trained = self._queue_at(state["queue"]), state["trained"]
     pending.from_json(state["groups"], self._answers, self._shape.group, self._prompts)
 
-  def collect(self, params, step: int) -> Collected:
+  def collect(self, params, step: int, look: Callable[[], None] = lambda: None) -> Collected:
     """One step's rollouts.
 
     Args:
       params: the policy's master weights.
       step: updates they have seen.
+      look: called between two chunks. Where it raises, `state` is one to go on from: with `max_staleness` 0 as before the step,
+        which is then done again to the bit, above that with all that was written.
 
     Raises:
       UserError: more samples without a verdict than `rewards.max_unjudged` allows, those of groups that are not used too.
@@ -97,7 +99,10 @@ class Collector:
     self._pool.new_step()
     prepared = self._run.programs.rollout.prepare_training(params)
     self._counts, self._looked_at, self._too_old_lengths = dict.fromkeys(COUNTS, 0), [], []
-    batch = self._endless(prepared, step) if self._shape.max_staleness else self._in_waves(prepared, step)
+    if self._shape.max_staleness:
+      batch = self._endless(prepared, step, look)
+    else:
+      batch = self._in_waves(prepared, step, look)
     self._trained += len(batch)
     samples = [sample for judged in batch for sample in judged.samples]
     rewards, valid = rewards_of(samples)
@@ -123,13 +128,19 @@ class Collector:
     columns, layout = self._layout(rollouts)
     return Collected(rollouts, columns, layout, samples, numbers)
 
-  def _in_waves(self, params, step: int) -> list[Judged]:
+  def _in_waves(self, params, step: int, look) -> list[Judged]:
     """The first P groups by visit id that can be trained on, all written by these parameters."""
-    P, shape = self._shape.prompts, self._shape
+    P, shape, before = self._shape.prompts, self._shape, self._queue.state()
     found, same = [], []
     for _ in range(shape.max_waves if shape.refill_zero_variance else 1):
       self._begin(self._wave(P - len(found)))
       while self._answers.busy:
+        try:
+          look()
+        except BaseException:
+          self._answers.forget()
+          self._queue = self._queue_at(before)
+          raise
         self._answers.advance(params, step)
       for judged in self._taken(self._answers.ready()):
         (found if self._teaches(judged) else same).append(judged)
@@ -139,7 +150,7 @@ class Collector:
     in_order = lambda groups: sorted(groups, key=lambda judged: judged.group.visit)
     return self._filled(in_order(found), in_order(same))
 
-  def _endless(self, params, step: int) -> list[Judged]:
+  def _endless(self, params, step: int, look) -> list[Judged]:
     """P groups in the order in which they ended; what is not finished goes on at the next step."""
     P, shape = self._shape.prompts, self._shape
     if shape.refresh_cache and self._version not in (None, step):
@@ -151,6 +162,8 @@ class Collector:
       allowed = (shape.max_staleness + step + 1) * P - self._begun(min(P, len(found) + len(same)))
       self._begin(max(0, min(math.ceil(self._answers.room / shape.group), allowed)))
       if len(found) + len(self._answers.ready()) < P:
+        if not found and not same:  # groups that were taken out are in no state
+          look()
         self._answers.advance(params, step)
       if len(found) + len(self._answers.ready()) >= P:
         for judged in self._taken(self._answers.ready()[: P - len(found)]):

@@ -120,9 +120,9 @@ def resume(run: Run, checkpoints: Checkpoints, fingerprint: str, show: Display) 
   """What the newest checkpoint holds, or a run before its first step.
 
   Raises:
-    UserError: the checkpoint is of another run.
+    UserError: the checkpoint is of another run, or all checkpoints are damaged.
   """
-  host = checkpoints.read_host()
+  host = checkpoints.read_host(checkpoints.settle(show.say))
   chosen = run.settings
   if host is None:
     progress = Progress(config=settings.thaw(chosen), data=fingerprint, mesh=described(run.mesh))

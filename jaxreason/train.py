@@ -24,7 +24,7 @@ from jaxreason.given import Demonstrations
 from jaxreason.groups import Sample
 from jaxreason.metrics import MetricsWriter, read
 from jaxreason.phases import updates_of_a_batch
-from jaxreason.preemption import Preempted, Preemption
+from jaxreason.preemption import Asked, Preempted, Preemption
 from jaxreason.progress import Held, Progress, begin_rl, resume, saved_tree
 from jaxreason.records import Batch, Rollouts, TrainState
 from jaxreason.report.display import Display
@@ -77,8 +77,8 @@ def train(run: Run, workdir: str | Path, *, show: Display, watch: Watch | None =
           told = progress.record("before", test(run, held.state.model, pool, show, "before"), metrics, step)
           guard.looked(step, "test_before", told)
         if held.underway is None:
-          held.underway = supervised.underway(step) if phase == "sft" else begin(run, collector, held, progress, others, step)
-        if not learn(run, held, step, phase, skips, watch, preemption):
+          held.underway = next_batch(run, supervised, collector, held, progress, others, step, preemption)
+        if held.underway is None or not learn(run, held, step, phase, skips, watch, preemption):
           leave(keep, checkpoints, progress)
         stats, held.underway = held.underway.told | held.underway.numbers, None
         if DIFFERENCE in stats:  # of no token nothing was measured
@@ -100,12 +100,27 @@ def train(run: Run, workdir: str | Path, *, show: Display, watch: Watch | None =
   return progress.results
 
 
-def begin(run: Run, collector: Collector, held: Held, progress: Progress, others: tuple, step: int) -> Underway:
+def next_batch(
+  run: Run, supervised: Demonstrations, collector: Collector, held: Held, progress: Progress, others: tuple, step: int,
+  preemption: Preemption,
+) -> Underway | None:  # fmt: skip
+  """The batch of a step of either stage; None where the run was asked to end before it was there."""
+  if step < run.settings.sft.steps:
+    return supervised.underway(step)
+  try:
+    return begin(run, collector, held, progress, others, step, preemption)
+  except Asked:
+    return None
+
+
+def begin(
+  run: Run, collector: Collector, held: Held, progress: Progress, others: tuple, step: int, preemption: Preemption
+) -> Underway:
   """The batch of a step of reinforcement learning, with all that its objective reads; `others` are the teacher's parameters and
   the reward model, or None."""
   teacher, scorer = others
   settings, programs, temperature = run.settings, run.programs, run.settings.rollout.temperature
-  collected = collector.collect(held.state.policy, step - settings.sft.steps)
+  collected = collector.collect(held.state.policy, step - settings.sft.steps, preemption.check)
   rollouts, numbers = collected.rollouts, dict(collected.numbers)
   batch = programs.assemble(rollouts, width=collected.width).replace(layout=collected.layout)
   if scorer is not None:

@@ -1,8 +1,10 @@
 """Checkpoints: what is read equals what was saved, to the bit, and no moment of dying loses a step."""
 
+import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +18,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxreason import checkpoint
-from jaxreason.checkpoint import Checkpoints, SaveFailed
+from jaxreason.checkpoint import Checkpoints, SaveFailed, lock
 from jaxreason.errors import UserError
 
 REPOSITORY = Path(__file__).parents[1]
@@ -150,10 +151,10 @@ def test_reader_makes_nothing(tmp_path):
 
 def test_without_file_locks_the_living_pid_decides(tmp_path, monkeypatch):
   def no_locks(*_):
-    raise OSError(checkpoint.errno.ENOLCK, "No locks available")
+    raise OSError(errno.ENOLCK, "No locks available")
 
   monkeypatch.setattr(fcntl, "flock", no_locks)
-  owner = {"pid": os.getppid(), "machine": "here", "boot": checkpoint._boot()}
+  owner = {"pid": os.getppid(), "machine": "here", "boot": lock._boot()}
   (tmp_path / "lock").write_text(json.dumps(owner))
   with pytest.raises(UserError, match="held by process"):
     Checkpoints(tmp_path)
@@ -329,3 +330,58 @@ def run_program(program, *arguments):
   process = start_program(program, *arguments)
   out, err = process.communicate(timeout=120)
   return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def flipped(path):
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 4
+  path.write_bytes(bytes(data))
+
+
+DAMAGE = {
+  "a flipped bit": flipped,
+  "a file cut short": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+  "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+  "a file that is gone": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_whatever_happens_to_a_file_of_the_newest_step_the_one_before_is_gone_on_from(tmp_path, damage):
+  with Checkpoints(tmp_path / "whole") as checkpoints:
+    for step in (1, 2):
+      checkpoints.save(step, state_at(step), {"position": step})
+  newest = (tmp_path / "whole" / "2").rglob("*")
+  files = [p.relative_to(tmp_path / "whole") for p in newest if p.is_file() and p.stat().st_size]
+  assert len(files) > 5
+  for number, name in enumerate(files):
+    copy = tmp_path / str(number)
+    shutil.copytree(tmp_path / "whole", copy)
+    DAMAGE[damage](copy / name)
+    if (copy / name).exists() and (copy / name).read_bytes() == (tmp_path / "whole" / name).read_bytes():
+      continue  # it was zeros
+    with Checkpoints(copy, read_only=True) as reader, pytest.raises(UserError, match=r"checkpoint 2 in .*, got a damaged one"):
+      reader.restore(abstract(state_at(2)), 2)
+    said = []
+    with Checkpoints(copy) as checkpoints:
+      assert checkpoints.settle(said.append) == 1 and checkpoints.steps() == [1]
+      step, state, host = checkpoints.restore(abstract(state_at(1)))
+      assert step == host["position"] == 1
+      assert_same_bits(state, state_at(1))
+      assert len(said) == 1 and "checkpoint 2" in said[0] and "put aside as damaged-2" in said[0]
+      checkpoints.save(2, state_at(2), {"position": 2})
+      assert checkpoints.settle(said.append) == 2 and len(said) == 1
+    assert (copy / "damaged-2").is_dir()
+
+
+def test_a_run_whose_steps_are_all_damaged_never_begins_anew(tmp_path):
+  with Checkpoints(tmp_path) as checkpoints:
+    assert checkpoints.settle(print) is None
+    for step in (1, 2):
+      checkpoints.save(step, state_at(step), {})
+  for step in (1, 2):
+    flipped(tmp_path / str(step) / "host" / "metadata")
+  for _ in range(2):  # the second time they have been put aside already
+    told = r"got only damaged ones \(damaged-1, damaged-2\)"
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match=told):
+      checkpoints.settle(lambda line: None)

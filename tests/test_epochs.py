@@ -338,3 +338,36 @@ def test_a_second_batch_compiles_nothing():
     with tiny.compilations() as compiled:
       once()
   assert compiled == []
+
+
+@pytest.mark.parametrize("staleness", [0, pytest.param(1, marks=pytest.mark.system)])
+def test_a_run_that_is_asked_to_end_within_a_rollout_leaves_between_two_chunks(staleness, tmp_path):
+  """A synchronous one does the step again, to the bit; samples that may be stale go on behind what they have written."""
+  stale = dict(objective__proximal="policy", objective__correction="truncated") if staleness else {}
+  changes = dict(SHORT, rollout__chunk=4, rollout__max_staleness=staleness, **stale)
+  run = build.build(tiny_run.settings(**changes), devices=jax.devices()[:1])
+  decode, calls = run.programs.rollout.decode, []
+
+  def signalled(params, state, stop_ids, version, **static):
+    calls.append(int(version))
+    if calls.count(1) == 1 and calls[-1] == 1:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return decode(params, state, stop_ids, version, **static)
+
+  programs = run.programs._replace(rollout=run.programs.rollout._replace(decode=signalled))
+  with pytest.raises(Preempted, match="saved at step 3"):
+    trained(run._replace(programs=programs), tmp_path / "parts")
+  assert calls.count(1) == 1
+  with Checkpoints(tmp_path / "parts" / "checkpoints", read_only=True) as checkpoints:
+    going = checkpoints.read_host()["collector"]["groups"]
+  assert bool(going) == bool(staleness)
+  results = trained(run, tmp_path / "parts")
+  if staleness:
+    assert any(one["written"] for one in going)
+    return
+  assert trained(run, tmp_path / "whole") == results
+  rows = [metrics.deterministic(metrics.read(tmp_path / name)) for name in ("parts", "whole")]
+  assert rows[0] == rows[1]
+  (arrays, host), (others, other_host) = kept(run, tmp_path / "parts"), kept(run, tmp_path / "whole")
+  assert host == other_host
+  jax.tree.map(np.testing.assert_array_equal, arrays, others)

@@ -70,13 +70,14 @@ def choose(arguments: argparse.Namespace, config: ml_collections.ConfigDict | No
   if bool(arguments.workdir) == bool(arguments.model):
     raise UserError(f"jaxreason {arguments.name} expected --workdir of a run or --model, got {_given(arguments)}; give one")
   if arguments.workdir:
-    stored = stored_settings(arguments.workdir, arguments.step)
+    directory = checkpoints_of(arguments.workdir)
+    newest = max(Checkpoints(directory, read_only=True).steps(), default=None)  # a damaged one is told, not passed over
+    step = newest if arguments.step is None else arguments.step
+    stored = stored_settings(arguments.workdir, step)
     if stored is None:
       raise UserError(
         f"--workdir expected a run's directory, got {arguments.workdir} without a checkpoint; train first or check the path"
       )
-    directory = checkpoints_of(arguments.workdir)
-    step = Checkpoints(directory, read_only=True).latest_step() if arguments.step is None else arguments.step
     return Chosen(settings.freeze(configs.apply(stored, arguments.overrides)), directory, step)
   if arguments.step is not None:
     raise UserError("--step expected a run's --workdir beside it, got --model; leave it out")

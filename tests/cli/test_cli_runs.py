@@ -12,7 +12,7 @@ import numpy as np
 from command_process import start
 
 from jaxreason import metrics
-from jaxreason.checkpoint import Checkpoints
+from jaxreason.checkpoint import Checkpoints, manifest
 from jaxreason.cli.main import main
 from jaxreason.model import hf
 
@@ -138,6 +138,7 @@ def test_other_held_out_rows_of_a_file_are_refused(trained, tmp_path, capsys):
   document["host"]["config"]["data"]["task"] = "files"
   document["host"]["config"]["data"]["files"]["evaluation"] = "test.jsonl"
   path.write_text(json.dumps(document))
+  manifest.write(copy / "checkpoints/4", {})
   for flags, told in (
     (["--config.evaluation.problems=30", "--split=validation"], "config.evaluation.problems expected 8, got 30"),
     (["--config.data.files.evaluation="], "config.data.files.evaluation expected 'test.jsonl', got ''"),

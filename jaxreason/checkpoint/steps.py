@@ -10,13 +10,12 @@ directory: an advisory lock that the kernel lets go of when its holder dies. Rea
 
 import contextlib
 import errno
-import fcntl
+import hashlib
 import json
 import logging
 import os
 import shutil
-import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,15 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from jaxreason import processes
+from jaxreason.checkpoint import lock, manifest
+from jaxreason.checkpoint.leaves import check_fits, named, signature
 from jaxreason.errors import UserError
 
-_FORMAT = 2
+_FORMAT = 3
 _LOCK = "lock"
 _DELETED = "deleted"
+_DAMAGED = "damaged-"
+_HOST = "host/metadata"
 
 
 class SaveFailed(OSError):
@@ -56,6 +59,7 @@ class Checkpoints:
     self.directory = Path(directory).absolute()
     self.keep = keep
     self.read_only = read_only
+    self._verified: set[int] = set()
     self.unclosed: dict | None = None  # who held the directory last, if that run died before it could close
     self._manager: ocp.CheckpointManager | None = None
     self._lock: int | None = None
@@ -71,7 +75,7 @@ class Checkpoints:
   def _take(self) -> None:
     try:
       self.directory.mkdir(parents=True, exist_ok=True)
-      self._lock, self.unclosed = _take_lock(self.directory / _LOCK)
+      self._lock, self.unclosed = lock.take(self.directory / _LOCK)
       self._sweep()
     except OSError as error:
       self.close()
@@ -95,14 +99,53 @@ class Checkpoints:
       self._lock = None
 
   def steps(self) -> list[int]:
-    """The steps on disk, oldest first. Half-written ones have other names and are not among them."""
+    """The steps on disk, oldest first: those with a manifest, which is written last."""
+    return [step for step in self._folders() if (self.directory / str(step) / manifest.NAME).is_file()]
+
+  def _folders(self) -> list[int]:
     if not self.directory.is_dir():
       return []
     return sorted(int(p.name) for p in self.directory.iterdir() if p.name.isascii() and p.name.isdigit() and p.is_dir())
 
-  def latest_step(self) -> int | None:
-    """The newest step on disk, or None in a new directory."""
+  def settle(self, say: Callable[[str], None]) -> int | None:
+    """Reads steps from the newest on until one is as it was written, and tells which; None in a new directory.
+
+    What is damaged is renamed to `damaged-STEP` and told: a run goes on from the step before, and never from the beginning.
+
+    Raises:
+      UserError: there were steps, and all of them are damaged.
+    """
+    problem = None
+    if processes.is_first():
+      try:
+        self._quarantine(say)
+      except UserError as error:
+        problem = error
+    processes.agree(problem)
     return max(self.steps(), default=None)
+
+  def _quarantine(self, say: Callable[[str], None]) -> None:
+    wrong = ""
+    for step in reversed(self._folders()):
+      folder = self.directory / str(step)
+      wrong = manifest.verify(folder)
+      if not wrong:
+        self._verified.add(step)
+        return
+      self._drop_manager()
+      os.rename(folder, _unused(self.directory / f"{_DAMAGED}{step}"))
+      say(f"warning: checkpoint {step} in {self.directory} is damaged ({wrong}); put aside as {_DAMAGED}{step}")
+    damaged = sorted(path.name for path in self.directory.glob(f"{_DAMAGED}*"))
+    if damaged:
+      raise UserError(
+        f"expected a whole checkpoint in {self.directory}, got only damaged ones ({', '.join(damaged)}); put one back from a "
+        "copy, or give another --workdir to start anew"
+      )
+
+  def latest_step(self) -> int | None:
+    """The newest step whose files are there in their sizes, or None in a new directory. `settle` reads them whole."""
+    whole = (step for step in reversed(self.steps()) if not manifest.glance(self.directory / str(step), [_HOST]))
+    return next(whole, None)
 
   def read_host(self, step: int | None = None) -> dict | None:
     """The JSON part of a step (the newest if None) by plain file reading: no device is touched. None if there is no step."""
@@ -125,15 +168,15 @@ class Checkpoints:
       SaveFailed: the step could not be written whole; it is gone again and nothing else has changed.
       UserError: `step` is not newer than those on disk, or this is a read-only view.
     """
-    latest = self.latest_step()
+    latest = max(self.steps(), default=None)
     if self.read_only:
       raise UserError(f"expected a checkpoint directory opened for writing, got {self.directory} opened read_only")
     if latest is not None and step <= latest:
       raise UserError(
         f"expected a step after {latest}, the newest in {self.directory}, got {step}; go on from it or give another --workdir"
       )
-    leaves = _named(state)
-    table = {name: _signature(leaf) for name, leaf in leaves.items()}
+    leaves = named(state)
+    table = {name: signature(leaf) for name, leaf in leaves.items()}
     document = {"format": _FORMAT, "host": dict(host), "leaves": table}
     text = json.dumps(document)
     arrays = {name: leaf for name, leaf in leaves.items() if leaf.size}  # Orbax refuses arrays without elements
@@ -143,9 +186,11 @@ class Checkpoints:
         saved = self._open_manager().save(step, args=items, force=True)
         self._manager.wait_until_finished()
         self._manager.check_for_errors()
-        there, problem = self.steps(), None  # what all see, before any is deleted
+        there, problem = self._folders(), None  # what all see, before any is deleted
         try:
           self._check_whole(step, text, arrays, saved)
+          if processes.is_first():
+            manifest.write(self.directory / str(step), {"step": step, "config": _hash(host.get("config"))})
         except OSError as error:
           problem = error
         processes.agree(problem)
@@ -156,6 +201,7 @@ class Checkpoints:
       raise SaveFailed(
         f"checkpoint of step {step} in {self.directory} failed, older steps are intact: {str(error)[:400]}"
       ) from error
+    self._verified.add(step)
     self._retire(there, step, host.get("best_step") if best_step is None else best_step)
 
   def restore(self, like: Any, step: int | None = None, *, partial: bool = False) -> tuple[int, Any, dict]:
@@ -177,9 +223,12 @@ class Checkpoints:
     step = self.latest_step() if step is None else step
     if step is None:
       raise UserError(f"expected a checkpoint in {self.directory}, got none; train first or give the --workdir of a run")
+    if step in self._folders() and step not in self._verified and (wrong := manifest.verify(self.directory / str(step))):
+      others = ", ".join(str(other) for other in self.steps() if other != step) or "none"
+      raise UserError(f"expected a whole checkpoint {step} in {self.directory}, got a damaged one ({wrong}); others: {others}")
     document = self._document(step)
-    wanted = _named(like)
-    self._check_fits(step, wanted, document["leaves"], partial)
+    wanted = named(like)
+    check_fits(f"checkpoint {step} in {self.directory}", wanted, document["leaves"], partial)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=v.sharding or here) for k, v in wanted.items()}
     stored = {name: leaf for name, leaf in wanted.items() if leaf.size}
@@ -192,7 +241,7 @@ class Checkpoints:
     return step, state, document["host"]
 
   def _document(self, step: int) -> dict:
-    path = self.directory / str(step) / "host" / "metadata"
+    path = self.directory / str(step) / _HOST
     try:
       document = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -203,19 +252,6 @@ class Checkpoints:
     if document["format"] != _FORMAT:
       raise UserError(f"expected checkpoint format {_FORMAT}, got {document['format']} in {path}; use the version of its run")
     return document
-
-  def _check_fits(self, step: int, wanted: Mapping[str, Any], table: Mapping[str, str], partial: bool) -> None:
-    absent = "nothing"
-    names = wanted if partial else wanted | table
-    pairs = [(n, _signature(wanted[n]) if n in wanted else absent, table.get(n, absent)) for n in names]
-    wrong = [pair for pair in pairs if pair[1] != pair[2]]
-    if wrong:
-      name, expected, got = wrong[0]
-      more = f" (and {len(wrong) - 1} other leaves)" if len(wrong) > 1 else ""
-      raise UserError(
-        f"expected {expected} for leaf {name}, got {got} from checkpoint {step} in {self.directory}{more}; "
-        "use the config that the run was started with, or another --workdir"
-      )
 
   def _check_whole(self, step: int, text: str, arrays: Mapping[str, jax.Array], saved: bool) -> None:
     written = self._manager.item_metadata(step)["state"].tree if saved and arrays else {}
@@ -244,8 +280,17 @@ class Checkpoints:
 
   def _sweep(self) -> None:
     for path in self.directory.iterdir():
-      if ocp.utils.TMP_DIR_SUFFIX in path.name or path.name == _DELETED:
+      # A run that died may have left a step without its manifest; where none died, somebody took it away.
+      half = self.unclosed is not None and path.name.isdigit() and not (path / manifest.NAME).exists()
+      if ocp.utils.TMP_DIR_SUFFIX in path.name or path.name == _DELETED or (half and self._is_ours(int(path.name))):
         shutil.rmtree(path, ignore_errors=True)
+
+  def _is_ours(self, step: int) -> bool:
+    """Whether a step is of this version. One of another version has no manifest and is not touched."""
+    with contextlib.suppress(UserError):
+      self._document(step)
+      return True
+    return not (self.directory / str(step) / _HOST).exists()
 
   def _open_manager(self) -> ocp.CheckpointManager:
     if self._manager is None:  # made on first use, because making it starts the devices
@@ -279,69 +324,11 @@ def _one_voice():
     logger.setLevel(before)
 
 
-def _named(tree: Any) -> dict[str, Any]:
-  """Leaves by their path, `params/blocks/wq`: the names on disk do not depend on how a tree is wrapped."""
-  leaves = {}
-  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
-    if not isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct)) or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-      kind = leaf.dtype if isinstance(leaf, jax.Array) else type(leaf).__name__
-      raise TypeError(f"expected a jax array for leaf {name}, got {kind}; use jnp.asarray or, for a key, jax.random.key_data")
-    if name in leaves:
-      raise ValueError(f"expected every leaf under its own name, got two named {name}; rename one of the keys")
-    leaves[name] = leaf
-  return leaves
+def _hash(config: Any) -> str:
+  return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
-def _signature(leaf: Any) -> str:
-  return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
-
-
-def _take_lock(path: Path) -> tuple[int, dict | None]:
-  """Locks the file for this process; also tells who held it last, if that run died without closing."""
-  lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-  try:
-    owner = _owner(lock)
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      taken = True
-    except OSError as error:
-      # Some network file systems have no locks: there the pid and the boot it belongs to decide.
-      taken = error.errno != errno.EWOULDBLOCK and not _alive(owner)
-    if not taken:
-      who = f"process {owner['pid']} on {owner['machine']}" if owner else "another process"
-      raise UserError(f"expected one run per directory, got {path.parent} held by {who}; stop it or give another --workdir")
-    mine = {"pid": os.getpid(), "machine": socket.gethostname(), "boot": _boot()}
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, json.dumps(mine).encode(), 0)
-  except BaseException:
-    os.close(lock)
-    raise
-  return lock, owner
-
-
-def _owner(lock: int) -> dict | None:
-  try:
-    return json.loads(os.pread(lock, 4096, 0))
-  except ValueError:
-    return None  # empty after a clean end, torn if the machine died while it was written
-
-
-def _alive(owner: dict | None) -> bool:
-  if owner is None or owner["boot"] != _boot() or owner["pid"] == os.getpid():
-    return False
-  try:
-    os.kill(owner["pid"], 0)
-  except ProcessLookupError:
-    return False
-  except PermissionError:
-    return True
-  return True
-
-
-def _boot() -> str:
-  """This boot's id: after a restart of the machine the same pid is somebody else."""
-  try:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-  except OSError:
-    return ""
+def _unused(path: Path) -> Path:
+  """The path, or with a number behind it where there is one of that name."""
+  names = (path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 1000)))
+  return next(name for name in names if not name.exists())
