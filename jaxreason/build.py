@@ -229,7 +229,6 @@ def training_kernel(settings: RunSettings, config: ModelConfig, mesh) -> tuple[s
     return "einsum", "plain XLA: config.model.attention asks for it"
   return training_attention.choose(
     mesh.devices.flat[0].platform, heads=config.heads, kv_heads=config.kv_heads, head_dim=config.head_dim, mesh=mesh,
-    plain=config.plain_attention,
   )  # fmt: skip
 
 

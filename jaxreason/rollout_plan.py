@@ -46,7 +46,7 @@ def decode_kernel(settings: RunSettings, config: ModelConfig, mesh) -> tuple[str
   return decode_attention.choose(
     mesh.devices.flat[0].platform, heads=config.heads, kv_heads=config.kv_heads, head_dim=config.head_dim, rows=shape.slots,
     slots=shape.cache_bucket, prompts=shape.slots // shape.lane if shape.lane > 1 else 0, prefix_slots=shape.prompt_bucket,
-    mesh=mesh, plain=config.plain_attention,
+    mesh=mesh,
   )  # fmt: skip
 
 

@@ -203,7 +203,11 @@ def _by_query(x_BKRH, shape):
 
 def _scores(q_BKRH, k_BKSH, axis: int, cap: float):
   by = products.ROWS if axis == 2 else products.COLUMNS
-  scores = products.product(q_BKRH, k_BKSH.astype(q_BKRH.dtype), by) * q_BKRH.shape[-1] ** -0.5
+  return capped(products.product(q_BKRH, k_BKSH.astype(q_BKRH.dtype), by) * q_BKRH.shape[-1] ** -0.5, cap)
+
+
+def capped(scores, cap: float):
+  """cap · tanh(score / cap), or the scores where the cap is 0."""
   return cap * jnp.tanh(scores / cap) if cap else scores
 
 

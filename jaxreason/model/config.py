@@ -145,9 +145,6 @@ class ModelConfig:
       raise UserError(f"model.layer_kinds expected {', '.join(KINDS)}, got {', '.join(sorted(set(self.layer_kinds)))}")
     if ("window" in self.layer_kinds) != (self.window > 0):
       raise UserError(f"model.window expected above 0 with layers of that kind and 0 without, got {self.window}")
-    for name in ("attention", "decode_kernel"):
-      if self.plain_attention and getattr(self, name) != "einsum":
-        raise UserError(f"model.{name} expected einsum, for {self.plain_attention}, got {getattr(self, name)!r}")
 
   @property
   def kinds(self) -> tuple[str, ...]:
@@ -163,12 +160,6 @@ class ModelConfig:
   def window_of(self, kind: str) -> int:
     """How many positions a layer of this kind sees, 0 for all."""
     return self.window if kind == "window" else 0
-
-  @property
-  def plain_attention(self) -> str:
-    """Why no attention kernel but plain XLA's computes this model; "" where others do."""
-    found = [what for what, there in (("windows", self.window), ("soft-capped scores", self.attention_cap)) if there]
-    return f"a model with {' and '.join(found)}, which the kernels do not know" if found else ""
 
   @property
   def routing(self) -> tuple[int, int, int]:

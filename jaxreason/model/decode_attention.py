@@ -33,6 +33,8 @@ def attend_decode(
   prefix_lengths_P: jax.Array | None = None,
   *,
   kernel: str = "einsum",
+  window: int = 0,
+  cap: float = 0.0,
   interpret: bool = False,
 ) -> jax.Array:
   """softmax(q [prefix keys, keys]ᵀ / √H) [prefix values, values], one softmax over both parts.
@@ -50,6 +52,8 @@ def attend_decode(
     prefix_values_PKsH: values of the prompts.
     prefix_lengths_P: int32, may be 0.
     kernel: "einsum", "pallas_gpu" or "pallas_tpu".
+    window: how many positions a query sees, of a prompt's slots and its row's together, its own among them; 0 is all.
+    cap: of the scores, see `attention.attend`.
     interpret: runs a Pallas kernel as ordinary operations, on any platform.
 
   Returns:
@@ -65,10 +69,10 @@ def attend_decode(
     )
   arrays = (q_BNH, keys_BKSH, values_BKSH, lengths_B, *prefix)
   if kernel == "einsum":
-    return _einsum(*arrays)
+    return _einsum(*arrays, window=window, cap=cap)
   # XLA cannot divide a kernel over devices; every device runs it on the rows and heads that it holds.
   axes = (_HEADS, _CACHE, _CACHE, ("slots",), *((_CACHE, _CACHE, ("slots",)) if prefix else ()))
-  local = functools.partial(_kernel, _part_of(kernel), interpret)
+  local = functools.partial(_kernel, functools.partial(_part_of(kernel), cap=cap, interpret=interpret), window)
   return sharding.per_device(local, axes, (_HEADS,))(*arrays)[0]
 
 
@@ -110,7 +114,7 @@ _NEW = ("slots", "kv_heads", None)
 
 def choose(
   platform: str, *, heads: int, kv_heads: int, head_dim: int, rows: int, slots: int, prompts: int = 0, prefix_slots: int = 0,
-  mesh: jax.sharding.Mesh | None = None, plain: str = "",
+  mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[str, str]:  # fmt: skip
   """(kernel, one line that says why) for a platform and the shapes of a rollout.
 
@@ -124,10 +128,7 @@ def choose(
     prompts: P, 0 without a prefix.
     prefix_slots: s, or the step in which it grows; 0 without a prefix.
     mesh: the devices, when there is more than one.
-    plain: of `ModelConfig.plain_attention`.
   """
-  if plain:
-    return "einsum", f"plain XLA: {plain}"
   shapes = f"{heads} heads on {kv_heads} of {head_dim}, {slots} slots"
   if platform == "cpu":
     return "einsum", "plain XLA: Pallas has no compiler for CPU"
@@ -163,13 +164,18 @@ def _part_of(kernel: str) -> Callable:
   return attend_part
 
 
-def _kernel(attend_part, interpret, q_BNH, keys_BKSH, values_BKSH, lengths_B, *prefix):
+def _kernel(attend_part, window, q_BNH, keys_BKSH, values_BKSH, lengths_B, *prefix):
   """Each part by a kernel, which gives its unnormalised sums, then one softmax out of all of them."""
   q_BKGH = _by_kv_head(q_BNH, keys_BKSH.shape[1])
-  parts = [attend_part(q_BKGH, keys_BKSH, values_BKSH, lengths_B, interpret=interpret)]
+  G = q_BKGH.shape[2]
+  # Of each query the first slot that its window reaches.
+  first = lambda end_BG: jnp.maximum(end_BG - window, 0).astype(jnp.int32)
+  own = (first(jnp.repeat(lengths_B[:, None], G, axis=1)),) if window else ()
+  parts = [attend_part(q_BKGH, keys_BKSH, values_BKSH, lengths_B, *own)]
   if prefix:
     P, g = prefix[0].shape[0], q_BNH.shape[0] // prefix[0].shape[0]
-    shared = attend_part(_lanes(q_BKGH, P), *prefix, interpret=interpret)
+    ends_PM = jnp.repeat(prefix[2][:, None] + lengths_B.reshape(P, g), G, axis=1)
+    shared = attend_part(_lanes(q_BKGH, P), *prefix, *((first(ends_PM),) if window else ()))
     parts.append(tuple(jax.vmap(functools.partial(_rows, g=g), 2, 2)(part) for part in shared))
   return (_merged(parts).astype(q_BNH.dtype).reshape(q_BNH.shape),)
 
@@ -190,13 +196,16 @@ def _merged(parts) -> jax.Array:
   return jnp.sum(w[..., None] * o, axis=2) / jnp.sum(w * l, axis=2)[..., None]
 
 
-def _einsum(q_BNH, keys_BKSH, values_BKSH, lengths_B, *prefix):
-  bias = attention.cache_bias(keys_BKSH.shape[2], lengths_B - 1, 1)
+def _einsum(q_BNH, keys_BKSH, values_BKSH, lengths_B, *prefix, window, cap):
+  own = q_BNH[:, None], keys_BKSH, values_BKSH, attention.cache_bias(keys_BKSH.shape[2], lengths_B - 1, 1, window)
   if not prefix:
-    return attention.attend(q_BNH[:, None], keys_BKSH, values_BKSH, bias)[:, 0]
+    return attention.attend(*own, cap=cap)[:, 0]
   prefix_keys, prefix_values, lengths_P = prefix
-  before = attention.prefix_bias(prefix_keys.shape[2], lengths_P)
-  return attention.attend_after(q_BNH[:, None], keys_BKSH, values_BKSH, bias, prefix_keys, prefix_values, before)[:, 0]
+  if window:
+    before = attention.prefix_window_bias(prefix_keys.shape[2], lengths_P, lengths_B - 1, 1, window)
+  else:
+    before = attention.prefix_bias(prefix_keys.shape[2], lengths_P)
+  return attention.attend_after(*own, prefix_keys, prefix_values, before, cap=cap)[:, 0]
 
 
 def _by_kv_head(q_BNH, kv_heads):

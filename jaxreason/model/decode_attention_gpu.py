@@ -17,7 +17,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from jaxreason.errors import UserError
-from jaxreason.model.attention import MASKED
+from jaxreason.model.attention import MASKED, capped
 
 # Of slots, what every width must be a multiple of: Triton's least side of a matrix product.
 LEAST = 16
@@ -36,10 +36,11 @@ def unfit(head_dim: int, slots: int, prefix_slots: int = 0) -> str:
   return ""
 
 
-def attend_part(q_RKMH, keys_RKSH, values_RKSH, lengths_R, *, interpret: bool = False):
+def attend_part(q_RKMH, keys_RKSH, values_RKSH, lengths_R, first_RM=None, *, cap: float = 0.0, interpret: bool = False):
   """(o [R, K, C, M, H], m [R, K, C, M], l [R, K, C, M]), float32; `decode_attention` says what they are.
 
-  The slots are cut in C pieces where rows and heads alone would leave multiprocessors idle.
+  The slots are cut in C pieces where rows and heads alone would leave multiprocessors idle. With `first_RM`, int32, a query
+  sees no slot before its first; blocks that nobody sees are not read.
   """
   R, K, M, H = q_RKMH.shape
   S = keys_RKSH.shape[2]
@@ -54,13 +55,14 @@ def attend_part(q_RKMH, keys_RKSH, values_RKSH, lengths_R, *, interpret: bool = 
   pieces = pl.cdiv(S, piece)
   whole = pl.BlockSpec((None, None, S, H), lambda r, k, c: (r, k, 0, 0))
   call = pl.pallas_call(
-    functools.partial(_body, queries=M, head_blocks=head_blocks, block_s=block_s, piece=piece),
+    functools.partial(_body, queries=M, head_blocks=head_blocks, block_s=block_s, piece=piece, cap=cap),
     grid=(R, K, pieces * head_blocks),
     in_specs=[
       pl.BlockSpec((None,), lambda r, k, c: (r,)),
       pl.BlockSpec((None, None, block_m, H), lambda r, k, c: (r, k, c % head_blocks, 0)),
       whole,
       whole,
+      *([] if first_RM is None else [pl.BlockSpec((None, block_m), lambda r, k, c: (r, c % head_blocks))]),
     ],
     out_specs=[
       pl.BlockSpec((None, None, None, block_m, H), lambda r, k, c: (r, k, c // head_blocks, c % head_blocks, 0)),
@@ -74,36 +76,46 @@ def attend_part(q_RKMH, keys_RKSH, values_RKSH, lengths_R, *, interpret: bool = 
     interpret=interpret,
     name="decode_attention",
   )
-  return tuple(call(lengths_R.astype(jnp.int32), q_RKMH, keys_RKSH, values_RKSH))
+  windows = () if first_RM is None else (first_RM,)
+  return tuple(call(lengths_R.astype(jnp.int32), q_RKMH, keys_RKSH, values_RKSH, *windows))
 
 
-def _body(length_ref, q_ref, k_ref, v_ref, o_ref, m_ref, l_ref, *, queries, head_blocks, block_s, piece):
+def _body(length_ref, q_ref, k_ref, v_ref, *refs, queries, head_blocks, block_s, piece, cap):
   """One piece of one row and kv head, for a block of its queries."""
+  *first_ref, o_ref, m_ref, l_ref = refs
   block_m, H = q_ref.shape
   at = pl.program_id(2)
   start = at // head_blocks * piece
   stop = jnp.minimum(length_ref[()], start + piece)
   real_M = jnp.arange(block_m) < queries - at % head_blocks * block_m
   q = plgpu.load(q_ref, mask=real_M[:, None], other=0.0)
+  begin = start
+  if first_ref:
+    first_M = plgpu.load(first_ref[0], mask=real_M, other=stop)
+    begin = start + jnp.maximum(jnp.min(first_M) - start, 0) // block_s * block_s
 
   def block(index, carry):
     o, m, l = carry
-    first = start + index * block_s
+    first = begin + index * block_s
     here = pl.ds(first, block_s)
     valid_S = first + jnp.arange(block_s) < stop
     # Masked slots are not read at all: whatever they hold, they are zeros here.
     k = plgpu.load(k_ref.at[here, :], mask=valid_S[:, None], other=0.0).astype(q.dtype)
     v = plgpu.load(v_ref.at[here, :], mask=valid_S[:, None], other=0.0).astype(q.dtype)
-    scores = jnp.where(valid_S[None, :], plgpu.dot(q, k.T) * H**-0.5, MASKED)
+    seen = valid_S[None, :]
+    seen = seen & (first + jnp.arange(block_s)[None] >= first_M[:, None]) if first_ref else seen
+    scores = jnp.where(seen, capped(plgpu.dot(q, k.T) * H**-0.5, cap), MASKED)
     largest = jnp.maximum(m, jnp.max(scores, axis=-1))
     kept = jnp.exp(m - largest)
     p = jnp.exp(scores - largest[:, None])
+    if first_ref:
+      p = jnp.where(seen, p, 0.0)  # a query whose window begins behind this block has seen nothing yet
     return o * kept[:, None] + plgpu.dot(p.astype(v.dtype), v), largest, l * kept + jnp.sum(p, axis=-1)
 
   empty = (
     jnp.zeros((block_m, H), jnp.float32), jnp.full((block_m,), MASKED, jnp.float32), jnp.zeros((block_m,), jnp.float32)
   )  # fmt: skip
-  o, m, l = jax.lax.fori_loop(0, pl.cdiv(jnp.maximum(stop - start, 0), block_s), block, empty)
+  o, m, l = jax.lax.fori_loop(0, pl.cdiv(jnp.maximum(stop - begin, 0), block_s), block, empty)
   plgpu.store(o_ref, o, mask=real_M[:, None])
   plgpu.store(m_ref, m, mask=real_M)
   plgpu.store(l_ref, l, mask=real_M)

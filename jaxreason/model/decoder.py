@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxreason.errors import UserError
-from jaxreason.model import attention, lora, moe, products, quantized, remat
+from jaxreason.model import attention, grouped, lora, moe, products, quantized, remat
 from jaxreason.model import cache as caches
 from jaxreason.model.config import ModelConfig
 from jaxreason.model.decode_attention import attend_decode, write_decode
@@ -231,7 +231,8 @@ def _of_one_query(config, cache: caches.Cache):
   def attend(q, k, v, index):
     key, value = write_decode(cache.keys[index], cache.values[index], k[:, 0], v[:, 0], at, kernel=kernel)
     shared = (prefix.keys[index], prefix.values[index], prefix.lengths) if prefix else ()
-    return attend_decode(q[:, 0], key, value, at + 1, *shared, kernel=kernel)[:, None], (key, value)
+    sees = dict(window=config.window_of(config.kinds[index]), cap=config.attention_cap)
+    return attend_decode(q[:, 0], key, value, at + 1, *shared, kernel=kernel, **sees)[:, None], (key, value)
 
   return [functools.partial(attend, index=index) for index in range(len(cache.keys))]
 
@@ -270,7 +271,8 @@ def _experts(block: Block | FusedBlock, config, h, dtype, rows, counted, routing
   """As `_mlp`."""
   fused = isinstance(block, FusedBlock)
   matrices = (*block.gate_up, *block.down) if fused else (block.gate, block.up, block.down)
-  out, routed = moe.mlp(config, h, block.router, matrices, rows, _GATES[config.activation], counted, routing)
+  lie = grouped.COLUMNS if fused else grouped.ROWS
+  out, routed = moe.mlp(config, h, block.router, matrices, rows, _GATES[config.activation], counted, routing, lie)
   return out.astype(dtype), routed
 
 

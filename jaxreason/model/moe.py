@@ -2,7 +2,7 @@
 
 What enters: hidden states after a block's norm, its router and its experts. What leaves: for each token the sum of what its k
 experts make of it, weighted by the router's probabilities, and what the router did. No token is dropped, however many choose
-one expert: rows are sorted by expert and multiplied by `jax.lax.ragged_dot`, whose groups are as long as they are.
+one expert: rows are sorted by expert and multiplied by `grouped.product`, whose groups are as long as they are.
 
 Over a mesh's axis of experts each device holds a part of the experts and a part of the batch: it gathers the tokens of the
 devices that share a set of experts, computes its own experts' rows, and the sums return to where their tokens are. Each device
@@ -21,7 +21,7 @@ from flax import struct
 
 from jaxreason import sharding
 from jaxreason.masks import divide
-from jaxreason.model import products, remat
+from jaxreason.model import grouped, products, remat
 from jaxreason.model.config import ModelConfig
 
 
@@ -36,34 +36,34 @@ class Routed:
   tokens: Any  # [] float32, real tokens
 
 
-def mlp(config: ModelConfig, h, router, matrices, rows, gated, real=None, routing=None) -> tuple[jax.Array, Routed]:
+def mlp(
+  config: ModelConfig, h, router, matrices, rows, gated, real=None, routing=None, axis: int = grouped.ROWS
+) -> tuple[jax.Array, Routed]:
   """What a block's experts make of its tokens.
 
   Args:
     config: static.
     h: [B, T, D] in the compute dtype.
     router: [E, D].
-    matrices: (gate [E, F, D], up [E, F, D], down [E, D, F]), or the rollout's (gate and up [E, D, 2, F], down [E, F, D]).
+    matrices: (gate [E, F, D], up [E, F, D], down [E, D, F]), or with `grouped.COLUMNS` each [E, in, out].
     rows: the logical names of B and T.
     gated: what a gate lets through, as `products.gated`.
     real: [B, T] bool, tokens that are counted; None for all. Others are computed too, and touch no other token.
     routing: [B, T, k] int32, experts to take in the place of the router's choice, or below 0 for its own; None for its own
       everywhere. Weights are the router's probabilities of them in either case, and gradients flow through these.
+    axis: static, of the matrices that is summed over: of `grouped`.
 
   Returns:
     ([B, T, D] float32, what the router did).
   """
   weight, routed = route(config, h, router, real, routing)
   of_tokens = ((*rows, "embed"), (*rows, None), (*rows, None))
-  of_matrices = (_GATE_UP, _DOWN_IN) if len(matrices) == 2 else (_OUT_IN, _OUT_IN, _DOWN)
-  computed = functools.partial(_computed, gated=gated)
+  to_inner, to_outer = ("expert", "mlp", "embed"), ("expert", "embed", "mlp")
+  to_inner, to_outer = (to_inner, to_outer) if axis == grouped.ROWS else (to_outer, to_inner)
+  of_matrices = (to_inner, to_inner, to_outer)
+  computed = functools.partial(_computed, gated=gated, axis=axis)
   out = sharding.per_device(computed, (*of_tokens, *of_matrices), ((*rows, "embed"),))
   return out(h, routed.chosen, weight, *(matrix.astype(h.dtype) for matrix in matrices))[0], routed
-
-
-# Logical axes of one layer's matrices.
-_OUT_IN, _DOWN = ("expert", "mlp", "embed"), ("expert", "embed", "mlp")
-_GATE_UP, _DOWN_IN = ("expert", "embed", None, "mlp"), ("expert", "mlp", "embed")
 
 
 def route(config: ModelConfig, h, router, real=None, routing=None) -> tuple[jax.Array, Routed]:
@@ -93,7 +93,7 @@ def route(config: ModelConfig, h, router, real=None, routing=None) -> tuple[jax.
   return weight, routed
 
 
-def _computed(x_BTD, chosen_BTk, weight_BTk, *matrices, gated):
+def _computed(x_BTD, chosen_BTk, weight_BTk, *matrices, gated, axis):
   """What one device does, with its experts: (out [B, T, D] float32,)."""
   own = lambda part: sharding.whole(part.reshape(-1, part.shape[-1]), 0, "expert")
   x, chosen, weight = own(x_BTD), own(chosen_BTk), own(weight_BTk)
@@ -105,57 +105,17 @@ def _computed(x_BTD, chosen_BTk, weight_BTk, *matrices, gated):
   order = jnp.argsort(local)
   inside = (local[order] < E)[:, None]
   rows = jnp.where(inside, x[order // k], jnp.zeros((), x.dtype))
-  out = jnp.where(inside, _of_rows(rows, sizes, matrices, gated), 0.0) * weight.reshape(-1)[order][:, None]
+  out = jnp.where(inside, _of_rows(rows, sizes, matrices, gated, axis), 0.0) * weight.reshape(-1)[order][:, None]
   out = jnp.sum(out[jnp.argsort(order)].reshape(M, k, -1), axis=1)
   out = sharding.summed(sharding.summed_parts(out, 0, "expert"), "mlp")
   return (out.reshape(x_BTD.shape),)
 
 
-def _of_rows(rows, sizes, matrices, gated):
+def _of_rows(rows, sizes, matrices, gated, axis):
   """[m, D] float32: each row through the expert whose group it is in."""
-  if len(matrices) == 2:
-    gate_up, down = matrices
-    both = jax.lax.ragged_dot(rows, gate_up.reshape(*gate_up.shape[:2], -1), sizes, preferred_element_type=jnp.float32)
-    gate, up = jnp.split(both, 2, axis=-1)
-    return jax.lax.ragged_dot(gated(gate, up, rows.dtype.name), down, sizes, preferred_element_type=jnp.float32)
-  gate, up = (remat.named(grouped(rows, matrix, sizes), remat.PRODUCT) for matrix in matrices[:2])
-  return grouped(gated(gate, up, rows.dtype.name), matrices[2], sizes)
-
-
-@jax.custom_vjp
-def grouped(x, matrix, sizes) -> jax.Array:
-  """Rows of each group times the group's matrix, with slopes rounded to the factors' dtype as in `products`.
-
-  Args:
-    x: [m, I] float, rows of the first group first.
-    matrix: [E, O, I] of x's dtype.
-    sizes: [E] int32, rows of each group; those behind the last have no meaning.
-
-  Returns:
-    [m, O] float32.
-  """
-  return _ragged(x, matrix, sizes, (((1,), (2,)), ((), ())), (0,))
-
-
-def _grouped_forward(x, matrix, sizes):
-  return grouped(x, matrix, sizes), (x, matrix, sizes)
-
-
-def _grouped_backward(kept, slope):
-  x, matrix, sizes = kept
-  slope = slope.astype(x.dtype)
-  of_x = _ragged(slope, matrix, sizes, (((1,), (1,)), ((), ())), (0,))
-  of_matrix = _ragged(slope, x, sizes, (((0,), (0,)), ((), ())), ())  # [E, O, I], of an empty group 0
-  return of_x.astype(x.dtype), of_matrix.astype(matrix.dtype), None
-
-
-grouped.defvjp(_grouped_forward, _grouped_backward)
-
-
-def _ragged(x, y, sizes, sums, groups: tuple[int, ...]):
-  numbers = jax.lax.RaggedDotDimensionNumbers(sums, lhs_ragged_dimensions=(0,), rhs_group_dimensions=groups)
-  wide = jnp.promote_types(x.dtype, jnp.float32)
-  return jax.lax.ragged_dot_general(x, y, sizes, numbers, preferred_element_type=wide)
+  of_experts = functools.partial(grouped.product, sizes=sizes, axis=axis)
+  gate, up = (remat.named(of_experts(rows, matrix), remat.PRODUCT) for matrix in matrices[:2])
+  return of_experts(gated(gate, up, rows.dtype.name), matrices[2])
 
 
 def balance(routed: Routed) -> jax.Array:

@@ -45,7 +45,8 @@ def attend_rows(
     batch: B.
     length: T, a multiple of the parts that the mesh cuts it in.
     positions: [B, T] int32, with a window.
-    window: how many positions, its own among them, a query sees; 0 is all. With it or `cap`, of "einsum" only.
+    window: how many positions, its own among them, a query sees; 0 is all. Within a segment they count columns, but for
+      responses behind a shared prompt.
     cap: of the scores, see `attention.attend`.
     interpret: runs a Pallas kernel as ordinary operations, on any platform.
   """
@@ -65,7 +66,7 @@ def attend_rows(
   if kernel == "einsum":
     function, arrays, axes = _einsum_on_parts(segments, batch, length, positions, window, cap)
   else:
-    function, arrays, axes = _on_parts(kernel, segments, batch, length, interpret)
+    function, arrays, axes = _on_parts(kernel, segments, batch, length, positions, window, cap, interpret)
 
   def local(q, k, v, *arrays):
     return (function(q, *(sharding.whole(x, 1, "length") for x in (k, v)), *arrays),)
@@ -74,25 +75,29 @@ def attend_rows(
   return lambda q, k, v: divided(q, k, v, *arrays)[0]
 
 
-def _on_parts(kernel: str, segments, batch: int, length: int, interpret: bool):
+def _on_parts(kernel: str, segments, batch: int, length: int, positions, window: int, cap: float, interpret: bool):
   """(function, arrays beside q, k and v, the names of their dimensions) of what one device does, by a kernel."""
   if kernel == "pallas_gpu":
     from jaxreason.model import training_attention_gpu as gpu
 
     nothing = jnp.zeros((batch, length), jnp.int32)
-    queries, keys = gpu.marks(*(segments if isinstance(segments, tuple) else (_or(segments, nothing), nothing)))
-    function = lambda q, k, v, *marks: gpu.attend(q, k, v, gpu.Marks(*marks[:4]), gpu.Marks(*marks[4:]), interpret)
-    return function, (*queries, *keys), (_QUERY,) * 4 + (_KEY,) * 4
+    pair = segments if isinstance(segments, tuple) else (_or(segments, nothing), nothing)
+    queries, keys = (mark if window else mark[:4] for mark in gpu.marks(*pair, positions if window else None))
+    count = len(queries)
+    split = lambda marks: (gpu.Marks(*marks[:count]), gpu.Marks(*marks[count:]))
+    function = lambda q, k, v, *marks: gpu.attend(q, k, v, *split(marks), window, cap, interpret)
+    return function, (*queries, *keys), (_QUERY,) * count + (_KEY,) * count
   from jaxreason.model import training_attention_tpu as tpu
 
   # The kernel knows segments of whole rows; what else there is it is given as a mask.
   if not isinstance(segments, tuple) and sharding.parts("length") == 1:
     ids = _or(segments, jnp.zeros((batch, length), jnp.int32))
-    return functools.partial(tpu.attend_segments, interpret=interpret), (ids,), (_KEY,)
-  function = functools.partial(tpu.attend_mask, interpret=interpret)
-  if sharding.parts("length") == 1:
-    return function, (attention.sequence_mask(segments, batch, length),), (_MASK,)
-  return function, (_mask_on_parts(segments, batch, length),), (_MASK,)
+    return functools.partial(tpu.attend_segments, window=window, cap=cap, interpret=interpret), (ids,), (_KEY,)
+  function = functools.partial(tpu.attend_mask, cap=cap, interpret=interpret)
+  if sharding.parts("length") > 1:
+    return function, (_mask_on_parts(segments, batch, length, positions, window),), (_MASK,)
+  mask = attention.sequence_mask(segments, batch, length)
+  return function, (mask & attention.window_mask(positions, window) if window else mask,), (_MASK,)
 
 
 def _einsum_on_parts(segments, batch: int, length: int, positions, window: int, cap: float):
@@ -148,7 +153,7 @@ def _einsum_by_blocks(q, k, v, mask_B1TS, cap):
 
 
 def choose(
-  platform: str, *, heads: int, kv_heads: int, head_dim: int, mesh: jax.sharding.Mesh | None = None, plain: str = ""
+  platform: str, *, heads: int, kv_heads: int, head_dim: int, mesh: jax.sharding.Mesh | None = None
 ) -> tuple[str, str]:
   """(kernel, one line that says why) for a platform and the shape of a model.
 
@@ -158,10 +163,7 @@ def choose(
     kv_heads: K.
     head_dim: H.
     mesh: the devices, when there is more than one.
-    plain: of `ModelConfig.plain_attention`.
   """
-  if plain:
-    return "einsum", f"plain XLA: {plain}"
   if platform == "cpu":
     return "einsum", "plain XLA: Pallas has no compiler for CPU"
   if platform not in ("gpu", "cuda", "tpu"):

@@ -58,7 +58,7 @@ class FusedBlock:
   query_key_value: Any  # [D, K, N/K + 2, H]: the queries of each kv head, its key, its value
   output: tuple  # pieces of [N·H, D]
   mlp_norm: Any  # [D]
-  gate_up: tuple  # pieces of [D, 2, F]; of experts one, [E, D, 2, F]
+  gate_up: tuple  # pieces of [D, 2, F]; of experts two, gate and up, [E, D, F]
   down: tuple  # pieces of [F, D]; of experts one, [E, F, D]
   bias: Any = None  # [K, N/K + 2, H]
   query_norm: Any = None  # [H], or [N, H] over all heads

@@ -23,7 +23,7 @@ close = pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (j
 SHAPES = {"9on3": ((9, 3, 64), 3, 2), "12on2": ((12, 2, 128), 2, 8), "8on1": ((8, 1, 16), 4, 1), "4on4": ((4, 4, 32), 2, 2)}
 
 
-def sentence(q, keys, values, lengths, prefix_keys=None, prefix_values=None, prefix_lengths=None):
+def sentence(q, keys, values, lengths, prefix_keys=None, prefix_values=None, prefix_lengths=None, window=0, cap=0.0):
   """A row's softmax attention, head by head, over what is valid and nothing else, in float64."""
   out = np.zeros(q.shape)
   for b in range(q.shape[0]):
@@ -34,7 +34,9 @@ def sentence(q, keys, values, lengths, prefix_keys=None, prefix_values=None, pre
         p = b // (q.shape[0] // len(prefix_keys))
         k = np.concatenate([prefix_keys[p, head, : prefix_lengths[p]], k])
         v = np.concatenate([prefix_values[p, head, : prefix_lengths[p]], v])
+      k, v = k[-window:], v[-window:]
       scores = k @ q[b, n] / np.sqrt(q.shape[2])
+      scores = cap * np.tanh(scores / cap) if cap else scores
       weights = np.exp(scores - scores.max())
       out[b, n] = weights / weights.sum() @ v
   return out
@@ -60,15 +62,15 @@ def case(heads=(9, 3, 64), prompts=3, group=2, slots=48, prefix_slots=32, dtype=
   return tuple(jnp.asarray(x, dtype if x.ndim > 1 else jnp.int32) for x in arrays), wide
 
 
-@functools.partial(jax.jit, static_argnames="kernel")
-def run(*arrays, kernel):
-  return attend_decode(*arrays, kernel=kernel, interpret=True)
+@functools.partial(jax.jit, static_argnames=("kernel", "window", "cap"))
+def run(*arrays, kernel, **sees):
+  return attend_decode(*arrays, kernel=kernel, interpret=True, **sees)
 
 
-def check(arrays, wide, kernel, tolerance):
-  got = run(*arrays, kernel=kernel)
+def check(arrays, wide, kernel, tolerance, **sees):
+  got = run(*arrays, kernel=kernel, **sees)
   assert got.dtype == arrays[0].dtype
-  np.testing.assert_allclose(np.asarray(got, np.float64), sentence(*wide), atol=tolerance, rtol=tolerance)
+  np.testing.assert_allclose(np.asarray(got, np.float64), sentence(*wide, **sees), atol=tolerance, rtol=tolerance)
 
 
 @kernels
@@ -92,6 +94,29 @@ def test_without_a_prefix(kernel):
 def test_over_several_blocks_and_the_end_of_the_last(kernel):
   """1,040 slots are two blocks and a bit for the TPU kernel, and neither number divides into large blocks for the other."""
   check(*case((4, 2, 16), 2, 2, slots=1040, prefix_slots=400), kernel, 1e-5)
+
+
+@kernels
+@pytest.mark.parametrize("sees", [{"window": 1}, {"window": 20, "cap": 2.0}, {"window": 700}, {"cap": 3.0}], ids=str)
+def test_windows_and_capped_scores(kernel, sees):
+  """A window ends in a row's own part, in its prompt, beyond both; rows of one lane begin theirs at different slots."""
+  arrays, wide = case((4, 2, 16), 2, 3, slots=1040, prefix_slots=400)
+  check(arrays, wide, kernel, 1e-5, **sees)
+  check(arrays[:4], wide[:4], kernel, 1e-5, **sees)
+
+
+@pytest.mark.parametrize("kernel", KERNELS[1:])
+def test_what_lies_before_a_window_is_not_seen_either(kernel):
+  """To the bit: what is masked weighs nothing, whatever it holds."""
+  arrays, _ = case((4, 2, 16), 2, 3, slots=96, prefix_slots=32)
+  q, keys, values, lengths, prefix_keys, prefix_values, prefix_lengths = arrays
+  before = np.arange(96)[None] < np.asarray(lengths)[:, None] - 8
+  drowned = [jnp.where(before[:, None, :, None], 1e3, x) for x in (keys, values)]
+  others = [jnp.full_like(x, 1e3) for x in (prefix_keys, prefix_values)]
+  lengths = jnp.maximum(lengths, 8)
+  expected = run(q, keys, values, lengths, prefix_keys, prefix_values, prefix_lengths, kernel=kernel, window=8)
+  got = run(q, *drowned, lengths, *others, prefix_lengths, kernel=kernel, window=8)
+  np.testing.assert_array_equal(got, expected)
 
 
 def test_pieces_of_a_row_are_put_together():

@@ -36,6 +36,19 @@ ROWS = {"segments": SEGMENTS, "shared prompts": (SEGMENTS, RESPONSES)}
 rows = pytest.mark.parametrize("segments", ROWS.values(), ids=ROWS)
 
 
+def positions_of(segments):
+  """[B, T] int32, columns behind a segment's first; of a response, counted on from its prompt."""
+  group, response = segments if isinstance(segments, tuple) else (segments, np.zeros_like(segments))
+  found = np.zeros((B, T), np.int32)
+  for b in range(B):
+    for number in set(group[b]):
+      prompt = (group[b] == number) & (response[b] == 0)
+      for answer in set(response[b][group[b] == number]):
+        own = np.flatnonzero((group[b] == number) & (response[b] == answer))
+        found[b, own] = own - own[0] + (prompt.sum() if answer else 0)
+  return found
+
+
 @functools.cache
 def arrays():
   """(q, k, v, weights of the outputs)"""
@@ -43,12 +56,12 @@ def arrays():
   return tuple(jnp.asarray(draw.normal(size=(B, T, heads, H)), jnp.float32) for heads in (N, K, K, N))
 
 
-@functools.partial(jax.jit, static_argnames="kernel")
-def attended(q, k, v, weights, segments, kernel):
+@functools.partial(jax.jit, static_argnames=("kernel", "window", "cap"))
+def attended(q, k, v, weights, segments, kernel, positions=None, **sees):
   """(gradients of q, k and v, what attention gave)"""
 
   def total(q, k, v):
-    out = attend_rows(kernel, segments, B, T, interpret=True)(q, k, v)
+    out = attend_rows(kernel, segments, B, T, positions=positions, interpret=True, **sees)(q, k, v)
     return jnp.sum(out.astype(jnp.float32) * weights), out
 
   return jax.grad(total, argnums=(0, 1, 2), has_aux=True)(q, k, v)
@@ -63,6 +76,14 @@ def check(got, expected, tolerance=1e-5):
 @rows
 def test_every_kernel_gives_the_numbers_and_gradients_of_plain_xla(kernel, segments):
   check(attended(*arrays(), segments, kernel=kernel), attended(*arrays(), segments, kernel="einsum"))
+
+
+@kernels
+@rows
+@pytest.mark.parametrize("sees", [{"window": 1}, {"window": 37, "cap": 1.5}, {"cap": 2.0}], ids=str)
+def test_windows_and_capped_scores_too(kernel, segments, sees):
+  positions = positions_of(segments) + 5  # differences count, wherever a row begins
+  check(*(attended(*arrays(), segments, kernel=one, positions=positions, **sees) for one in (kernel, "einsum")))
 
 
 @kernels
@@ -96,6 +117,9 @@ def test_divided_over_rows_heads_and_length_it_is_what_one_device_gives(kernel):
   with jax.set_mesh(sharding.make_mesh(MeshSizes(2, 1, 2, 2))):
     program = attended.lower(*arrays(), ROWS["shared prompts"], kernel=kernel).compile()
     check(program(*arrays(), ROWS["shared prompts"]), expected)
+    given = dict(positions=positions_of(ROWS["shared prompts"]), window=37, cap=1.5)
+    got = attended(*arrays(), ROWS["shared prompts"], kernel=kernel, **given)
+  check(got, attended(*arrays(), ROWS["shared prompts"], kernel="einsum", **given))
   text = program.as_text()
   assert "all-gather" in text and "reduce-scatter" in text
 
@@ -109,8 +133,12 @@ def test_what_the_gpu_kernel_skips_is_what_nobody_sees():
     np.testing.assert_array_equal(one.position, np.tile(np.arange(T), (B, 1)))
 
 
+WINDOWED = {"layer_kinds": ("window", "full"), "window": 4, "attention_cap": 2.0}
+
+
 @kernels
-def test_a_packed_batch_by_a_kernel_has_the_gradients_of_plain_xla(kernel, monkeypatch):
+@pytest.mark.parametrize("sees", [{}, WINDOWED], ids=["all", "windows and caps"])
+def test_a_packed_batch_by_a_kernel_has_the_gradients_of_plain_xla(kernel, sees, monkeypatch):
   monkeypatch.setattr(decoder, "attend_rows", functools.partial(attend_rows, interpret=True))
   batch = jax.tree.map(jnp.asarray, tiny.batch(5, rows=4, prompt=6, completion=10))
   lengths = (batch.prompt_lengths, batch.lengths)
@@ -125,7 +153,7 @@ def test_a_packed_batch_by_a_kernel_has_the_gradients_of_plain_xla(kernel, monke
 
     return jax.jit(jax.grad(total))(tiny.params(config))
 
-  config = dataclasses.replace(tiny.CONFIG, head_dim=16, remat="attention")
+  config = dataclasses.replace(tiny.CONFIG, head_dim=16, remat="attention", **sees)
   expected = gradients(config)
   by_kernel = gradients(dataclasses.replace(config, attention=kernel))
   for got, leaf in zip(jax.tree.leaves(by_kernel), jax.tree.leaves(expected), strict=True):
@@ -137,7 +165,7 @@ def test_what_the_kernels_are_made_of_is_where_it_was():
   for module, names in {
     "jax.experimental.pallas.triton": ("load", "store", "dot", "CompilerParams"),
     "jax.experimental.pallas.ops.tpu.splash_attention": (
-      "BlockSizes", "CausalMask", "MultiHeadMask", "SegmentIds", "make_splash_mha_single_device",
+      "BlockSizes", "CausalMask", "LocalMask", "MultiHeadMask", "SegmentIds", "make_splash_mha_single_device",
     ),
   }.items():  # fmt: skip
     assert [name for name in names if not hasattr(importlib.import_module(module), name)] == []

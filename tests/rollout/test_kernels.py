@@ -13,6 +13,8 @@ from jaxreason.model import decode_attention, decoder
 
 PROMPTS = drawn.prompts_of(3, seed=6)
 CONFIG = dataclasses.replace(tiny.CONFIG, head_dim=16)
+# A window that is shorter than prompts and answers, in one of two layers.
+WINDOWED = dataclasses.replace(CONFIG, layer_kinds=("window", "full"), window=5, attention_cap=2.0)
 
 
 def rolled(config, lane, monkeypatch):
@@ -35,11 +37,11 @@ def rolled(config, lane, monkeypatch):
   return drawn.drawn(PROMPTS, sizes, params=params, programs=programs, answer=answer, budgets=budgets, stop_ids=(-1,))
 
 
-@pytest.mark.parametrize("lane", [1, 2])
+@pytest.mark.parametrize(("config", "lane"), [(CONFIG, 1), (CONFIG, 2), (WINDOWED, 2)], ids=["copies", "lanes", "windows"])
 @pytest.mark.parametrize("kernel", ["pallas_gpu", "pallas_tpu"])
-def test_a_rollout_by_a_kernel_is_that_of_plain_xla(kernel, lane, monkeypatch):
-  expected = rolled(CONFIG, lane, monkeypatch)
-  got = rolled(dataclasses.replace(CONFIG, decode_kernel=kernel), lane, monkeypatch)
+def test_a_rollout_by_a_kernel_is_that_of_plain_xla(kernel, config, lane, monkeypatch):
+  expected = rolled(config, lane, monkeypatch)
+  got = rolled(dataclasses.replace(config, decode_kernel=kernel), lane, monkeypatch)
   assert max(len(one.record.tokens) for one in got.values()) > 12
   for name, one in got.items():
     np.testing.assert_array_equal(one.record.tokens, expected[name].record.tokens)

@@ -1,7 +1,7 @@
 """Compiles the whole decode and insert programs for a chip that is not here and prints their memory, one JSON object a line.
 
-`python compile_rollout.py tpu|gpu`, in the environment of test_chips.py. Two layers of Qwen2.5-1.5B's and SmolLM2-135M's
-shapes.
+`python compile_rollout.py tpu|gpu`, in the environment of test_chips.py. Two layers of Qwen2.5-1.5B's, SmolLM2-135M's and
+Gemma 2 2B's shapes.
 """
 
 import dataclasses
@@ -26,17 +26,23 @@ QWEN = ModelConfig(
   compute_dtype="bfloat16",
 )  # fmt: skip
 SMOL = ModelConfig(vocab_size=49_152, embed=576, layers=2, heads=9, kv_heads=3, head_dim=64, mlp=1536, compute_dtype="bfloat16")
+# Of Gemma 2's layers those with a window, here shorter than what is in the cache.
+GEMMA = ModelConfig(
+  vocab_size=256_000, embed=2304, layers=2, heads=8, kv_heads=4, head_dim=256, mlp=9216, norms="both", norm_offset=True,
+  activation="gelu_tanh", scale_embedding=True, layer_kinds=("window",) * 2, window=384, attention_cap=50.0, logit_cap=30.0,
+  compute_dtype="bfloat16",
+)  # fmt: skip
 # Name, sizes, slots, slots that share a prompt, prompt columns, cache slots, tokens, devices.
 CASES = (
   ("Qwen2.5-1.5B", QWEN, 128, 8, 256, 512, 512, 1),
   ("Qwen2.5-1.5B", QWEN, 128, 8, 256, 512, 512, 4),
   ("SmolLM2-135M", SMOL, 256, 1, 256, 768, 512, 1),
+  ("Gemma-2-2B", GEMMA, 128, 8, 256, 512, 512, 1),
 )
 
 
-def report(platform, name, config, B, g, prompt, slots, budget, devices):
-  config = dataclasses.replace(config, decode_kernel=f"pallas_{platform}")
-  mesh = sharding.make_mesh(MeshSizes(devices), devices_of(platform)[:devices])
+def programs_of(mesh, config, *, B, g, prompt, slots, budget):
+  """(insert, decode, the state that both take), compiled."""
   R, numbers = 16, lambda dtype: jax.ShapeDtypeStruct((16,), dtype)
   whole = functools.partial(_placed, mesh, lambda x: (None,) * x.ndim)
   spread = functools.partial(_placed, mesh, lambda x: programs._AXES[x.ndim])
@@ -55,6 +61,14 @@ def report(platform, name, config, B, g, prompt, slots, budget, devices):
     decode = functools.partial(programs.decode, config=config, steps=16, truncate=False, least=False)
     stops, version = jax.ShapeDtypeStruct((3,), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
     decoded = jax.jit(decode, donate_argnames="state").lower(params, state=state, stop_ids=stops, version=version).compile()
+  return inserted, decoded, state
+
+
+def report(platform, name, config, B, g, prompt, slots, budget, devices):
+  config = dataclasses.replace(config, decode_kernel=f"pallas_{platform}")
+  mesh = sharding.make_mesh(MeshSizes(devices), devices_of(platform)[:devices])
+  sizes = dict(B=B, g=g, prompt=prompt, slots=slots, budget=budget)
+  inserted, decoded, state = programs_of(mesh, config, **sizes)
   cache = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((state.cache.keys, state.cache.values)))
   return {
     "shape": name,

@@ -1,7 +1,7 @@
 """Compiles the gradients of a whole update for a chip that is not here and prints what came of it, one JSON object a line.
 
-`python compile_training.py tpu|gpu`, in the environment of test_chips.py. Two layers of Qwen2.5-1.5B's and SmolLM2-135M's
-shapes with a small vocabulary, so that blocks are what takes time and memory.
+`python compile_training.py tpu|gpu`, in the environment of test_chips.py. Two layers of Qwen2.5-1.5B's, SmolLM2-135M's
+and Gemma 2 2B's shapes with a small vocabulary, so that blocks are what takes time and memory.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import time
 import jax
 import jax.numpy as jnp
 from compile_decode import devices_of
-from compile_rollout import QWEN, SMOL
+from compile_rollout import GEMMA, QWEN, SMOL
 
 from jaxreason import sharding
 from jaxreason import update as updates
@@ -30,20 +30,21 @@ CASES = (
   ("Qwen2.5-1.5B", QWEN, False, MeshSizes(2, 1, 2), "block"),
   ("Qwen2.5-1.5B", QWEN, True, MeshSizes(1, 2, 1, 2), "offload"),
   ("SmolLM2-135M", SMOL, False, MeshSizes(1), "attention"),
+  ("Gemma-2-2B", GEMMA, False, MeshSizes(1), "attention"),
 )
 
 
-def batch_of(mesh, packed: bool) -> Batch:
+def batch_of(mesh, packed: bool, *, rows=ROWS, columns=COLUMNS, prompt=PROMPT) -> Batch:
   """Shapes of a batch on a mesh: rows in parts, the rest whole."""
 
   def array(axes, *shape, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.sharding(mesh, axes))
 
-  numbers = array((None,), ROWS, dtype=jnp.int32)
-  tokens = functools.partial(array, (None, None), ROWS, COLUMNS - PROMPT)
+  numbers = array((None,), rows, dtype=jnp.int32)
+  tokens = functools.partial(array, (None, None), rows, columns - prompt)
   layout = Layout(array((None, None), *PACKED, dtype=jnp.int32), numbers) if packed else None
   return Batch(
-    tokens=array((None, None), ROWS, COLUMNS, dtype=jnp.int32), prompt_lengths=numbers, lengths=numbers,
+    tokens=array((None, None), rows, columns, dtype=jnp.int32), prompt_lengths=numbers, lengths=numbers,
     mask=tokens(dtype=bool), behavior_logprobs=tokens(), advantages=tokens(), layout=layout,
   )  # fmt: skip
 

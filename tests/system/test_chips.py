@@ -1,4 +1,4 @@
-"""Attention of a decode step and of an update, compiled for a TPU v5e and an H100 by a machine that has neither.
+"""Attention of a decode step and of an update, and mixtures of experts, compiled for a TPU v5e and an H100, which are not here.
 
 What is seen: that the kernels compile, that they are what runs, and that no step copies a cache. How fast they are is not.
 Each compiler is a wheel of some 220 MB, installed beside the JAX of this environment and for these tests alone.
@@ -91,6 +91,12 @@ def test_an_update_compiles_for_two_slices(compiler):
   platform, run = compiler
   for report in run("compile_slices.py") if platform == "tpu" else ():
     assert report["slices"] == [[0], [1]] and "all-reduce" in report["collectives"], report
+
+
+def test_a_mixture_copies_neither_its_rows_for_every_expert_nor_its_experts(compiler):
+  update, decode = compiler[1]("compile_moe.py")
+  assert update["temporary_bytes"] < 0.6 * update["experts_here"] * update["rows_bytes"], update
+  assert decode["temporary_bytes"] < 0.8 * decode["expert_bytes"], decode
 
 
 def test_the_kernel_is_what_runs_and_no_step_copies_a_cache(reports):
