@@ -1,9 +1,10 @@
 """A whole run of two processes of four devices, ended and taken up again: it tells what one process of eight devices tells.
 
-As a program: own number, port, working directory, steps.
+As a program: own number, port, working directory, steps, and the step in which process 1 is asked to end, or 0.
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ HERE = Path(__file__).resolve()
 pytestmark = pytest.mark.system
 
 
-def trained(workdir: str, steps: int) -> None:
+def trained(workdir: str, steps: int, watch=None) -> None:
   import tiny_run
 
   from jaxreason import train
@@ -29,17 +30,17 @@ def trained(workdir: str, steps: int) -> None:
     train__save_every=1, train__keep=1, evaluation__every=0, evaluation__problems=8,
   )  # fmt: skip
   with display({"sft": chosen.sft.steps, "train": chosen.train.steps}) as show:
-    train.train(build(chosen), workdir, show=show)
+    train.train(build(chosen), workdir, show=show, watch=watch)
 
 
-def two_processes(workdir, steps):
+def two_processes(workdir, steps, ends=0):
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
   paths = os.pathsep.join(map(str, (HERE.parents[2], HERE.parents[1])))
   both = [
     subprocess.Popen(
-      [sys.executable, str(HERE), str(number), str(port), str(workdir), str(steps)],
+      [sys.executable, str(HERE), str(number), str(port), str(workdir), str(steps), str(ends)],
       env=os.environ | {"JAX_NUM_CPU_DEVICES": "4", "PYTHONPATH": paths},
       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )
@@ -50,14 +51,14 @@ def two_processes(workdir, steps):
   finally:
     for process in both:
       process.kill()
-  assert [process.returncode for process in both] == [0, 0], "\n".join(said)
+  assert [process.returncode for process in both] == ([75, 75] if ends else [0, 0]), "\n".join(said)
   return said
 
 
 def test_a_run_of_two_processes_that_goes_on_is_the_run_of_one(tmp_path):
   from jaxreason import metrics
 
-  two_processes(tmp_path / "two", 2)
+  two_processes(tmp_path / "two", 3, ends=5)  # the scheduler asks one of them
   assert all("going on from step 6" in told for told in two_processes(tmp_path / "two", 3))
   trained(str(tmp_path / "one"), 3)
   rows = [
@@ -71,6 +72,16 @@ def test_a_run_of_two_processes_that_goes_on_is_the_run_of_one(tmp_path):
 
 
 if __name__ == "__main__":
-  number, port, workdir, steps = sys.argv[1:]
+  from jaxreason.preemption import Preempted
+
+  number, port, workdir, steps, ends = sys.argv[1:]
   jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(number), initialization_timeout=60)
-  trained(workdir, int(steps))
+
+  def asked(step, phase, *_):
+    if int(ends) and step == int(ends) and number == "1":
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  try:
+    trained(workdir, int(steps), asked)
+  except Preempted:
+    sys.exit(75)
