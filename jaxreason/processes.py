@@ -30,6 +30,11 @@ def count() -> int:
   return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
+def number() -> int:
+  """Which of them this one is."""
+  return jax.process_index() if jax.distributed.is_initialized() else 0
+
+
 def is_mine(number: int) -> bool:
   """Whether a group, by its visit id, is verified here: it is whole on one process."""
   return count() == 1 or number % count() == jax.process_index()

@@ -127,6 +127,7 @@ class TrainSettings:
   chunk_tokens: int = 4096  # positions whose logits are in memory at once
   moments: str = "device"  # where the optimizer's moments are kept between steps: device | host
   save_every: int = 20  # steps between checkpoints, in both stages
+  stall_seconds: float = 7200.0  # without an update's end after which a run ends with status 70; 0: never
   keep: int = 2  # newest checkpoints kept, besides the best
 
 

@@ -24,7 +24,7 @@ FLOORS = {
   # 3, programs
   "policy": 3, "critic": 3, "rollout": 3, "update": 3, "passes": 3, "optimizer": 3, "assemble": 3, "packing": 3,
   # 3, host rooms
-  "data": 3, "rewards": 3, "environments": 3, "checkpoint": 3, "metrics": 3, "preemption": 3,
+  "data": 3, "rewards": 3, "environments": 3, "checkpoint": 3, "metrics": 3, "preemption": 3, "watchdog": 3,
   # 4, the house
   "settings": 4, "limits": 4, "tasks": 4, "checks": 4, "build": 4, "answers": 4, "groups": 4, "collect": 4, "pending": 4,
   "given": 4, "pairs": 4, "prefer": 4, "rollout_numbers": 4, "rollout_plan": 4, "evaluate": 4, "progress": 4, "train": 4,
@@ -35,7 +35,7 @@ FLOORS = {
 }  # fmt: skip
 
 # Host rooms see floors 0 and 1, and neither each other nor the programs.
-HOST_ROOMS = {"data", "rewards", "environments", "checkpoint", "metrics", "preemption"}
+HOST_ROOMS = {"data", "rewards", "environments", "checkpoint", "metrics", "preemption", "watchdog"}
 # But for one: an environment asks verifiers, and runs in their workers. Rewards know no environment.
 MAY_SEE = {"environments": {"rewards"}}
 

@@ -34,6 +34,7 @@ from jaxreason.report.display import Display, display
 from jaxreason.rollout.config import bucketed
 from jaxreason.settings import PreferenceSettings, RunSettings
 from jaxreason.train import train
+from jaxreason.watchdog import Watchdog
 
 # What --debug makes of a run: each setting is lowered to this, never raised.
 SMALL = {
@@ -64,8 +65,14 @@ def command(arguments: argparse.Namespace) -> int:
     devices = devices[:1] if arguments.debug else devices
     run = build.place(parts, devices=devices)
     introduce(run, workdir, show)
-    watch = debug.watching(chosen, run.config, workdir) if arguments.debug else None
-    status, found = guarded(lambda: learn(run, workdir, show=show, watch=watch), eager=arguments.eager)
+    look = debug.watching(chosen, run.config, workdir) if arguments.debug else lambda *_: None
+    with Watchdog(0 if arguments.debug else chosen.train.stall_seconds) as watchdog:
+
+      def watch(step, phase, *told):
+        watchdog.beat(f"an update of {phase} step {step}")
+        look(step, phase, *told)
+
+      status, found = guarded(lambda: learn(run, workdir, show=show, watch=watch), eager=arguments.eager)
     if status:
       return status
   with display({}) as show:  # results are told to a quiet terminal too
