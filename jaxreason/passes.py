@@ -125,9 +125,9 @@ def with_values(
     config: static; objective and micro_batches too.
   """
   parts = jax.lax.map(lambda part: values(params, part, config), split(batch, micro_batches))
-  values = jnp.where(batch.mask, parts.reshape(batch.mask.shape), 0.0)
-  advantages, returns = objectives.critic_advantages(objective, rewards.reshape(-1), values, batch)
-  return batch.replace(values=values, advantages=advantages, returns=returns)
+  found = jnp.where(batch.mask, parts.reshape(batch.mask.shape), 0.0)
+  advantages, returns = objectives.critic_advantages(objective, rewards.reshape(-1), found, batch)
+  return batch.replace(values=found, advantages=advantages, returns=returns)
 
 
 def values(params, part: Batch, config):

@@ -49,8 +49,8 @@ class Watchdog:
   def _end(self) -> None:
     print(
       f"jaxreason: no update ended for {self._seconds:g} s (config.train.stall_seconds); process {processes.number()} waits "
-      f"where its stacks below show, behind {self._done}. It ends with status {STATUS}; the same command goes on from the newest "
-      "checkpoint",
+      f"where its stacks below show, behind {self._done}. Ends with status {STATUS}; the same command goes on from its "
+      "newest checkpoint",
       file=sys.stderr, flush=True,
     )  # fmt: skip
     faulthandler.dump_traceback(all_threads=True)

@@ -226,6 +226,7 @@ def test_a_batch_is_done_with_where_the_policy_has_moved_too_far(tmp_path):
   assert all(row["ppo_kl"] > 1e-6 for row in rows_of(tmp_path))
 
 
+@pytest.mark.system
 def test_a_sampler_that_is_no_policy_of_the_trainers_stops_nothing(tmp_path):
   """max_kl is of what the updates did, not of the eight bits that the samples were drawn in."""
   slow = dict(train__epochs=2, train__max_kl=1e-5, optimizer__peak_lr=1e-9, rollout__matmul="int8")
@@ -235,6 +236,7 @@ def test_a_sampler_that_is_no_policy_of_the_trainers_stops_nothing(tmp_path):
     assert (row["updates"], row["stopped"], row["old_policy_pass"]) == (2, 0, 1)
 
 
+@pytest.mark.system
 def test_moments_and_reference_on_the_host_change_no_number(four, tmp_path):
   changes = FOUR | dict(train__moments="host", reference__memory="host")
   run = built(**changes)

@@ -143,7 +143,7 @@ def test_micro_batches_change_no_stale_step(name, batch):
 def test_the_pass_over_the_minibatch_is_for_those_that_look_across_it(batch, monkeypatch):
   """And no old-policy pass is made for the others, decoupled PPO among them."""
   calls = []
-  monkeypatch.setattr(update, "completions", lambda *given, **shape: calls.append(1) or (given[1].behavior_logprobs,) * 2)
+  monkeypatch.setattr(passes, "completions", lambda *given, **shape: calls.append(1) or (given[1].behavior_logprobs,) * 2)
   for chosen in (*RECIPES.values(), *ACROSS.values(), Objective(high_entropy_fraction=0.5)):
     calls.clear()
     given = jax.tree.map(jnp.asarray, judged(chosen, batch)[0])

@@ -215,9 +215,9 @@ def run_of(cut, **changes):
   ("changes", "sizes"),
   [
     ({}, MeshSizes(1, 1, 1)),
-    ({}, MeshSizes(2, 2, 1)),
+    pytest.param({}, MeshSizes(2, 2, 1), marks=pytest.mark.system),
     ({}, MeshSizes(1, 2, 2)),  # the vocabulary is cut too
-    (dict(m2_threshold=1e-8), MeshSizes(1, 1, 1)),
+    pytest.param(dict(m2_threshold=1e-8), MeshSizes(1, 1, 1), marks=pytest.mark.system),
     (dict(proximal="policy", correction="truncated"), MeshSizes(1, 1, 1)),
   ],
   ids=str,

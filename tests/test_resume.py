@@ -210,7 +210,7 @@ def stages(sft, rl):
   return tiny_run.changed(tiny_run.learner(), sft=dict(steps=sft), train=dict(steps=rl))
 
 
-@pytest.mark.parametrize("first", [(3, 2), (3, 0)], ids=["policy_steps", "supervised_steps"])
+@pytest.mark.parametrize("first", [pytest.param((3, 2), marks=pytest.mark.system), (3, 0)], ids=["policy_steps", "supervised_steps"])
 def test_a_finished_run_made_longer_is_the_longer_run(first, tmp_path):
   """Two more steps of reinforcement learning, or its first ones after a supervised run, with no other number changed."""
   quietly(stages(*first), tmp_path / "grown")
@@ -283,6 +283,7 @@ def test_a_run_cannot_be_made_shorter_than_it_is(tmp_path):
   assert files(tmp_path) == before
 
 
+@pytest.mark.system
 def test_a_run_goes_on_over_other_devices_in_other_rows_and_says_so(tmp_path, capsys):
   quietly(stages(3, 2), tmp_path / "moved")
   four = tiny_run.learner(data=2, fsdp=2, row_tokens=72)

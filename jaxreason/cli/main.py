@@ -1,8 +1,8 @@
 """Floor 5, command line: the entry of the `jaxreason` command.
 
-What enters: the arguments. What leaves: an exit status: 0 done, 1 something failed, 2 a mistake in what was asked for (told in
-one line on standard error), 70 stalled and 75 asked to end and saved (start both again), 130 interrupted. Nothing heavy is imported before the platform is
-chosen, and no device is touched before the config and the working directory are known to be right.
+What enters: the arguments. What leaves: an exit status: 0 done, 1 something failed, 2 a mistake in what was asked for (told
+in one line on standard error), 70 stalled, 75 asked to end and saved (start both again), 130 interrupted. Nothing heavy is
+imported before the platform is chosen, and no device is touched before config and working directory are known to be right.
 """
 
 import _thread
