@@ -210,7 +210,9 @@ def stages(sft, rl):
   return tiny_run.changed(tiny_run.learner(), sft=dict(steps=sft), train=dict(steps=rl))
 
 
-@pytest.mark.parametrize("first", [pytest.param((3, 2), marks=pytest.mark.system), (3, 0)], ids=["policy_steps", "supervised_steps"])
+@pytest.mark.parametrize(
+  "first", [pytest.param((3, 2), marks=pytest.mark.system), (3, 0)], ids=["policy_steps", "supervised_steps"]
+)
 def test_a_finished_run_made_longer_is_the_longer_run(first, tmp_path):
   """Two more steps of reinforcement learning, or its first ones after a supervised run, with no other number changed."""
   quietly(stages(*first), tmp_path / "grown")

@@ -55,7 +55,8 @@ def test_without_few_bits_there_is_one_copy():
   assert programs.prepare_training is programs.prepare
 
 
-@pytest.mark.parametrize(("kind", "most"), [pytest.param("int8", 0.012, marks=pytest.mark.system), pytest.param("fp8", 0.05, marks=pytest.mark.system)])
+@pytest.mark.system
+@pytest.mark.parametrize(("kind", "most"), [("int8", 0.012), ("fp8", 0.05)])
 def test_a_run_records_what_its_sampler_drew_from_and_evaluates_the_policy(kind, most, tmp_path):
   """The update finds the sampler some hundredths of a nat away, where without few bits it finds it at rounding's distance."""
   changes = dict(sft__steps=20, train__steps=1, evaluation__every=0)
