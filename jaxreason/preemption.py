@@ -11,10 +11,6 @@ import threading
 from jaxreason import processes
 
 
-class Preempted(Exception):
-  """The run has saved and ended, because it was asked to; it goes on from there."""
-
-
 class Asked(Exception):
   """The process was asked to end within a rollout."""
 

@@ -19,12 +19,13 @@ from jaxreason.build import Run
 from jaxreason.checkpoint import Checkpoints, SaveFailed
 from jaxreason.collect import Collector
 from jaxreason.epochs import DIFFERENCE, Underway, updates
+from jaxreason.errors import Preempted
 from jaxreason.evaluate import evaluate, rights
 from jaxreason.given import Demonstrations
 from jaxreason.groups import Sample
 from jaxreason.metrics import MetricsWriter, read
 from jaxreason.phases import updates_of_a_batch
-from jaxreason.preemption import Asked, Preempted, Preemption
+from jaxreason.preemption import Asked, Preemption
 from jaxreason.progress import Held, Progress, begin_rl, resume, saved_tree
 from jaxreason.records import Batch, Rollouts, TrainState
 from jaxreason.report.display import Display

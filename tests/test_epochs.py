@@ -16,11 +16,10 @@ import tiny_run
 from jaxreason import build, epochs, metrics, phases, progress, update
 from jaxreason.checkpoint import Checkpoints
 from jaxreason.cli import source
-from jaxreason.errors import UserError
+from jaxreason.errors import Preempted, UserError
 from jaxreason.model import weights
 from jaxreason.objective import Objective
 from jaxreason.optimizer import OptimizerConfig
-from jaxreason.preemption import Preempted
 from jaxreason.records import TrainState
 from jaxreason.report.display import display
 from jaxreason.train import train

@@ -14,9 +14,8 @@ import sys
 import threading
 import warnings
 
-from jaxreason.cli import devices
-from jaxreason.errors import UserError, nearest
-from jaxreason.preemption import Preempted
+from jaxreason.cli import devices, joining
+from jaxreason.errors import Preempted, UserError, nearest
 
 # glibc's allocator: large pages; one heap for all that is large or small; never given back (64 GiB may lie free).
 KEPT_MEMORY = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736:glibc.malloc.arena_max=1"
@@ -234,11 +233,13 @@ _DEBUG = {
   "--replay": dict(metavar="FILE", help="run a dumped step again and say what is not finite; exit status 0 if nothing is"),
 }
 
+_RUN = _CONFIG | _WORKDIR | _DEBUG | joining.FLAGS
+
 # Command: what it calls, what it does, its flags.
 COMMANDS = {
-  "train": (_train, "Supervised steps, then reinforcement learning; goes on from a checkpoint.", _CONFIG | _WORKDIR | _DEBUG),
-  "sft": (_train, "The supervised stage alone.", _CONFIG | _WORKDIR | _DEBUG),
-  "preference": (_train, "Supervised steps, then pairs of answers: DPO, or a reward model.", _CONFIG | _WORKDIR | _DEBUG),
+  "train": (_train, "Supervised steps, then reinforcement learning; goes on from a checkpoint.", _RUN),
+  "sft": (_train, "The supervised stage alone.", _RUN),
+  "preference": (_train, "Supervised steps, then pairs of answers: DPO, or a reward model.", _RUN),
   "eval": (
     _eval,
     "A run or a model on its held-out problems, or on a benchmark; of a run on pairs, how many it ranks right.",

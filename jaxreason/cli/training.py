@@ -18,12 +18,12 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from jaxreason import build, debug, metrics, phases, progress, rollout_plan, settings
+from jaxreason import build, debug, metrics, phases, processes, progress, rollout_plan, settings
 from jaxreason.build import Run
 from jaxreason.checkpoint import Checkpoints
 from jaxreason.cli import config as configs
 from jaxreason.cli import devices as platforms
-from jaxreason.cli import results, source
+from jaxreason.cli import joining, results, source
 from jaxreason.errors import UserError
 from jaxreason.model import weights
 from jaxreason.objective import Objective
@@ -60,7 +60,8 @@ def command(arguments: argparse.Namespace) -> int:
   totals = {name: steps for name, steps in (("sft", chosen.sft.steps), (chosen.stage, chosen.stage_steps)) if steps}
   learn = prefer if chosen.stage == "preference" else train
   parts = build.read(chosen)
-  with display(totals, quiet=arguments.quiet) as show:
+  joining.join(arguments, os.environ)
+  with display(totals, quiet=arguments.quiet or not processes.is_first()) as show:
     devices = platforms.start(arguments.platform, show.say)
     devices = devices[:1] if arguments.debug else devices
     run = build.place(parts, devices=devices)
@@ -75,6 +76,8 @@ def command(arguments: argparse.Namespace) -> int:
       status, found = guarded(lambda: learn(run, workdir, show=show, watch=watch), eager=arguments.eager)
     if status:
       return status
+  if not processes.is_first():
+    return 0
   with display({}) as show:  # results are told to a quiet terminal too
     conclude(found, chosen, workdir, devices, show)
   return 0

@@ -72,7 +72,7 @@ def test_a_run_of_two_processes_that_goes_on_is_the_run_of_one(tmp_path):
 
 
 if __name__ == "__main__":
-  from jaxreason.preemption import Preempted
+  from jaxreason.errors import Preempted
 
   number, port, workdir, steps, ends = sys.argv[1:]
   jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(number), initialization_timeout=60)
