@@ -103,13 +103,13 @@ def _of_asserts(submission: Submission, tests: list[str]) -> Iterator[Outcome]:
     process, deadline = candidate.ready()
     judge, _ = tester.ready()
     try:
-      frame = _asked(judge, {"test": test}, deadline)
+      frame = _asked(judge, {"test": test}, deadline, frames.TESTER_BYTES)
     except Died as error:
       if error.outside:
         raise
       raise BrokenTest(f"it ended its process: {error}") from error
     while "ask" in frame:
-      frame = _asked(judge, _asked(process, frame["ask"], deadline), deadline)
+      frame = _asked(judge, _asked(process, frame["ask"], deadline), deadline, frames.TESTER_BYTES)
     if frame.get("outcome") == "broken":
       raise BrokenTest(str(frame.get("why"))[:200])
     return Outcome(frame.get("outcome") == "passed", why=str(frame.get("why"))[:200])
@@ -161,9 +161,9 @@ class _Kept:
     self._process = None
 
 
-def _asked(process: Process, request: dict, deadline: float) -> dict:
+def _asked(process: Process, request: dict, deadline: float, most: int = frames.REPLY_BYTES) -> dict:
   process.send(frames.encode(request), deadline)
-  return process.receive(deadline)
+  return process.receive(deadline, most)
 
 
 def _tried(outcome: Callable[[object], Outcome], test, *kept: _Kept) -> Outcome:

@@ -11,6 +11,7 @@ import struct
 
 REQUEST_BYTES = 32 * 2**20
 REPLY_BYTES = 2**20
+TESTER_BYTES = 16 * 2**20  # of what tests hand to a submission: they are the row's own, and may bring large arguments
 HEADER = struct.Struct(">I")
 
 _encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"), sort_keys=True).encode

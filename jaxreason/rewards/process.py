@@ -118,13 +118,13 @@ class Process:
       except OSError:
         raise self._death() from None
 
-  def receive(self, deadline: float) -> dict:
-    """Reads one frame. Raises Overran past the deadline (of `time.monotonic`), Died, Garbled."""
+  def receive(self, deadline: float, most: int = frames.REPLY_BYTES) -> dict:
+    """Reads one frame of at most so many bytes. Raises Overran past the deadline (of `time.monotonic`), Died, Garbled."""
     buffer = self._buffer
     while True:
       if len(buffer) >= frames.HEADER.size:
         (size,) = frames.HEADER.unpack_from(buffer)
-        if size > frames.REPLY_BYTES:
+        if size > most:
           raise Garbled(f"a reply of {size} bytes")
         end = frames.HEADER.size + size
         if len(buffer) >= end:

@@ -39,7 +39,7 @@ class _Wire:
     self._descriptor = descriptor
 
   def send(self, value: dict) -> None:
-    frames.write(self._descriptor, frames.encode(value), frames.REPLY_BYTES)
+    frames.write(self._descriptor, frames.encode(value), frames.TESTER_BYTES)
 
   def receive(self) -> dict | None:
     return frames.read(self._descriptor, frames.REQUEST_BYTES)

@@ -145,3 +145,10 @@ def test_all_tests_together_may_be_given_a_time(sandbox):
   tests = ["import time\nf()\ntime.sleep(0.5)\nf()"] * 40
   verdict = grade("def f(): return 1", "assert", tests, "f", fractional=True, within_s=1.0, sandbox=sandbox)
   assert verdict.status in ("correct", "limit") and 0 < verdict.parts["passed"] < 20
+
+
+def test_arguments_may_be_large_and_what_comes_back_may_not(sandbox):
+  source = "def f(x): return len(x)"
+  assert status(sandbox, source, "assert f('a' * 2_000_000) == 2_000_000 and f(list(range(200_000))) == 200_000") == "correct"
+  assert status(sandbox, source, "assert f('a' * 2_000_000) == 2_000_001") == "wrong"
+  assert status(sandbox, "def f(x): return 'a' * x", "assert len(f(3_000_000)) == 3_000_000") == "wrong"
