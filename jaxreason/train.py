@@ -109,19 +109,20 @@ def next_batch(
   if step < run.settings.sft.steps:
     return supervised.underway(step)
   try:
-    return begin(run, collector, held, progress, others, step, preemption)
+    return begin(run, collector, held, progress, others, step, preemption.check)
   except Asked:
     return None
 
 
 def begin(
-  run: Run, collector: Collector, held: Held, progress: Progress, others: tuple, step: int, preemption: Preemption
-) -> Underway:
+  run: Run, collector: Collector, held: Held, progress: Progress, others: tuple, step: int,
+  look: Callable[[], None] = lambda: None,
+) -> Underway:  # fmt: skip
   """The batch of a step of reinforcement learning, with all that its objective reads; `others` are the teacher's parameters and
-  the reward model, or None."""
+  the reward model, or None; `look` is `Collector.collect`'s."""
   teacher, scorer = others
   settings, programs, temperature = run.settings, run.programs, run.settings.rollout.temperature
-  collected = collector.collect(held.state.policy, step - settings.sft.steps, preemption.check)
+  collected = collector.collect(held.state.policy, step - settings.sft.steps, look)
   rollouts, numbers = collected.rollouts, dict(collected.numbers)
   batch = programs.assemble(rollouts, width=collected.width).replace(layout=collected.layout)
   if scorer is not None:
