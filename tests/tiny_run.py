@@ -81,8 +81,8 @@ ENDLESS = dict(
 class Told(Collector):
   """Writes the names of the samples of each step to `trained.jsonl`."""
 
-  def collect(self, params, step):
-    collected = super().collect(params, step)
+  def collect(self, params, step, *look):
+    collected = super().collect(params, step, *look)
     names = [[int(sample.written.visit), sample.written.sample] for sample in collected.samples]
     with open(self.path, "a") as file:
       file.write(json.dumps([step, names, [sample.reward for sample in collected.samples]]) + "\n")
