@@ -224,8 +224,7 @@ def test_a_turn_lacking_a_key_is_refused():
 
 def test_errands_of_an_answer_are_bounded_together(bad_path):
   with VerifierPool(environments={"errands": "errandenvironment"}, workers=1, deadline_s=0.2) as pool:
-    if pool.backend == "none":
-      pytest.skip(pool.refusal)
+    assert pool.backend != "none", pool.refusal
     begin = time.monotonic()
     turn = pool.step({"environment": "errands", "state": {}, "text": ""}).result()
     assert turn.status == "limit" and time.monotonic() - begin < 60
