@@ -9,7 +9,7 @@ nothing is computed.
 
 import re
 
-from jaxreason.rewards import numbers
+from jaxreason.rewards import formula, numbers
 
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _TEXT = re.compile(r"\\text\s?\{[^{}]*\}")
@@ -46,6 +46,30 @@ def arithmetic_left(text: str) -> bool:
   sides = [side.strip() for side in text.split("=")]
   values = [side for side in sides if not _names(side)] if len(sides) > 1 else sides
   return len(values) > 1 or any(_worked_on(value) for value in values or sides)
+
+
+def worked_out(text: str) -> str | None:
+  """The last side of a chain of equal numbers, `n = 36/3 = 12`, or None when it is anything else.
+
+  >>> worked_out("n = 36/3 = 12"), worked_out("5 + 5 = 11"), worked_out("x = 3")
+  ('12', None, None)
+  """
+  sides = [side.strip() for side in text.split("=")]
+  if len(sides) > 2 and _names(sides[0]):
+    sides = sides[1:]
+  last = numbers.quantity(sides[-1])
+  if last is None or not 1 < len(sides) < 9 or any(_value(side) != last.value for side in sides):
+    return None
+  return sides[-1]
+
+
+def _value(side: str):
+  if (known := numbers.quantity(side)) is not None:
+    return known.value
+  try:
+    return formula.value(formula.parse(side))
+  except formula.Unreadable:
+    return None
 
 
 def _names(text: str) -> bool:

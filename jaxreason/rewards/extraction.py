@@ -36,11 +36,13 @@ _STATED = re.compile(
 _DENIED = re.compile(r"(?:not|n't|never|no(?![.!*$\s]*$|\.\s))\b", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$|\*)")
 _INLINE_MATH = re.compile(r"\s*(?:\$((?:\\.|[^$\\])+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]|\*\*([^*]+)\*\*)")
-_ANOTHER = re.compile(r"\s*[,;]?\s*(?:or|and|/|\$|\*\*|\\\()")
+_ANOTHER = re.compile(r"\s*[,;]?\s*\(?(?:or|and|/|\$|\*\*|\\\()")
 _ASSIGNED = re.compile(r"[a-zA-Z](?:_\w)?\s?=\s?([^=]+)")
 _COMPUTED = re.compile(r"\d[\d\s.,+*/()-]*=\s?([^=]+)")  # 24 / 3 = 8
 _LEADING_NUMBER = re.compile(r"([-+−]?\s?[$€£]?\s?[-+]?\d[\d,]*(?:\.\d+)?(?:\s?/\s?\d+)?(?:\s?%)?)(?![\d^*/])(.*)", re.DOTALL)
-_SAID = re.compile(r"\(?[A-Za-z]\)?|[A-Za-z]+|(?:\([A-Z]\)|[A-Z][.):]) .+")  # a letter, a word, an option with its text
+_SAID = re.compile(  # a letter, a word, an option with its text
+  r"\(?[A-Za-z]\)?|(?:(?:an?|the) )?[A-Za-z]+|(?:\([A-Z]\)|[A-Z][.):]) .+"
+)
 _GOES_ON = re.compile(  # `9\pi`, `9x`
   r"\s*\\|[a-zA-Z](?![a-zA-Z])|\s*[-+*/^=<>]\s*(?:[\w(\\](?![a-zA-Z]{2})|$)|\s+[b-zA-Z](?![a-zA-Z])"
 )
@@ -243,7 +245,7 @@ def _stated_answer(text: str) -> str:
   inline = _INLINE_MATH.match(text)
   if inline and not _ANOTHER.match(text, inline.end()):
     return next(filter(None, inline.groups())).strip()
-  text = text.rstrip().rstrip("*_`")  # of `**Answer: 5**`
+  text = text.rstrip().rstrip("*_`").lstrip("`")  # of `**Answer: 5**`
   end = _SENTENCE_END.search(text)
   if end and end.group() == "?":
     return text[: end.end()]
@@ -255,7 +257,8 @@ def _stated_answer(text: str) -> str:
   leading = _LEADING_NUMBER.match(sentence)
   if leading and not _GOES_ON.match(leading[2]) and (not re.search(r"\d", leading[2]) or _REASON.match(leading[2])):
     return leading[1].strip()
-  return sentence if _SAID.fullmatch(sentence) or "\\" in sentence or leading else ""
+  plain = _SAID.fullmatch(sentence) or "\\" in sentence or leading or conclusion.formulaic(sentence)
+  return sentence if plain else ""
 
 
 def _bare(response: str) -> Claim | None:
@@ -267,6 +270,6 @@ def _bare(response: str) -> Claim | None:
     return None
   if (letters := options.letters(text)) and len(letters) == 1:
     return Claim(text)
-  if numbers.quantity(text) is not None or re.fullmatch(r"\$(?:\\.|[^$\\])+\$|\\\([^$]+\\\)|\\\[[^$]+\\\]", text):
+  if numbers.quantity(text) is not None or re.fullmatch(r"\${1,2}(?:\\.|[^$\\])+\${1,2}|\\\([^$]+\\\)|\\\[[^$]+\\\]", text):
     return Claim(text, ALTERNATIVES if hedged(text) else "")
   return None

@@ -7,6 +7,7 @@ none when it is anything else. Only the form is looked at; the bounds may be any
 import re
 
 _OR = re.compile(r"\s*(?:\\text\s?\{\s*or\s*\}|(?<![a-zA-Z])or(?![a-zA-Z])|\\lor(?![a-zA-Z])|\\vee(?![a-zA-Z]))\s*")
+_AND = re.compile(r"\s*(?:\\text\s?\{\s*and\s*\}|(?<![a-zA-Z])and(?![a-zA-Z])|\\l?and(?![a-zA-Z])|\\wedge(?![a-zA-Z]))\s*")
 _SIGN = re.compile(r"(<=?|>=?|\\le(?![a-zA-Z])|\\ge(?![a-zA-Z]))")
 _NAME = re.compile(r"[a-zA-Z]")
 _LESS = {"<": False, "<=": True, "\\le": True}  # whether the bound belongs to it
@@ -17,11 +18,22 @@ def union(text: str) -> str | None:
   """The union of intervals that two or more inequalities in one variable, with `or` between them, say; or None."""
   parts = _OR.split(text)
   if len(parts) < 2:
-    return None
+    return _meet(_AND.split(text))
   found = [_interval(part) for part in parts]
   if None in found or len({name for name, _ in found}) != 1:
     return None
   return "\\cup ".join(interval for _, interval in found)
+
+
+def _meet(parts: list[str]) -> str | None:
+  """`x \\ge -3` and `x < 2` as `[-3,2)`."""
+  found = [_interval(part) for part in parts] if len(parts) == 2 else [None]
+  if None in found or found[0][0] != found[1][0]:
+    return None
+  low, high = sorted((interval for _, interval in found), key=lambda interval: interval.startswith("(-\\infty,"))
+  if low.startswith("(-\\infty,") or not high.startswith("(-\\infty,") or not low.endswith(",\\infty)"):
+    return None
+  return low.removesuffix("\\infty)") + high.removeprefix("(-\\infty,")
 
 
 def _interval(text: str) -> tuple[str, str] | None:

@@ -6,9 +6,9 @@ their units, then lists of exact numbers, then words, then sympy for formulas be
 nothing heavy and settle nearly all answers of grade-school sets in well under a millisecond.
 
 Choices where graders disagree: exact means exact (1/3 is not 0.333333, 0.0000001 is not 0.0000002); a unit may be left
-out but not be another one; where a number is asked for it must be worked out (`23 + 14` is wrong for 37); `50%` is 0.5
-and, for a gold answer without a unit, also 50; nothing but a marked last answer counts; alternatives ("3 or 4", several
-different boxes in a line) are wrong even when one of them is right.
+out but not be another one; where a number is asked for it must be worked out (`23 + 14` is wrong for 37, and a true
+`23 + 14 = 37` is not); `50%` is 0.5 and, for a gold answer without a unit, also 50; nothing but a marked last answer, or what the
+response concludes with, counts; alternatives ("3 or 4", several different boxes in a line) are wrong even when one is right.
 
 Equal answers to equal gold answers are compared once while a process lives.
 """
@@ -17,7 +17,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from jaxreason.rewards import clock, closed_form, extraction, intervals, latex, listings, notation, numbers, options
+from jaxreason.rewards import clock, closed_form, extraction, intervals, latex, listings, notation, numbers, options, relations
 from jaxreason.rewards.verdict import Verdict
 
 _WORDS = re.compile(r"\(?([A-Za-z])\)?|[A-Za-z][A-Za-z' .-]*[A-Za-z]{2}[A-Za-z' .-]*")
@@ -38,11 +38,18 @@ _SPOKEN_POWER = re.compile(r"(?:\\text\s?\{)?([a-zA-Z]) (?:squared|(cubed))\}?")
 _BARE_FUNCTION = re.compile(
   r"(?<![a-zA-Z\\])((?:arc|a)?(?:sin|cos|tan)|cot|csc|sinh|cosh|tanh|ln|log|exp|sec(?=\s?\())(?=\s?[({^\\]|\s?\d|\s[a-zA-Z](?![a-zA-Z]))"
 )
+_SUBJECT = re.compile(  # the limit does not exist
+  r"^(?:the )?(?:limit|value|function|graph|curve|conic|series|it)(?: (?:is|diverges and))? (?:an? )?(?=.{3})"
+  r"|^(?:an?|the) (?=.{3})"
+)
+_ORDINAL = re.compile(r"(?<=\d)(?:st|nd|rd|th)(?![a-zA-Z])")
+_ROWS = re.compile(r"\[\s?(\[[^\[\]]*\](?:\s?[,;]\s?\[[^\[\]]*\])*)\s?\]")
 _RATIO = re.compile(r"(?<=\d)\s*to\s*(?=\d)")
 _BASED = re.compile(r"([0-9A-Fa-f]+)\s?_\s?\{?\s?(\d+)\s?\}?")
 _TRAILING_UNIT = re.compile(r"(.*\S)\s*\\text\s?\{\s*([a-zA-Z][a-zA-Z ./]*)\}(?:\s?\^\s?\{?(\d)\}?)?", re.DOTALL)
 _PLAIN_UNIT = re.compile(r"(.*(?:[\d)}]|\\pi))\s+([a-zA-Z]{3,}(?: [a-zA-Z]{2,}){0,3})", re.DOTALL)
 _NOTHING = re.compile(r"(?:there (?:is|are) )?no (?:real |such )?(?:solutions?|roots?)|(?:the )?empty set", re.IGNORECASE)
+_INFINITE = re.compile(r"(?:(-|minus |negative )|\+|plus |positive )?\s?infinity", re.IGNORECASE)
 _POINT = re.compile(r"[A-Z](?:_?\d|')?\s?=?\s?(?=\([^()]*,)")
 _TEXT_LIST_WORD = re.compile(r",?\s*\\text\s?\{\s*(?:and|or)\s*\}|,?\s*(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])")
 _SET_OF = re.compile(
@@ -50,6 +57,8 @@ _SET_OF = re.compile(
 )
 _PLUS_MINUS = "\\pm"
 _REWRITTEN = [
+  (_ROWS, lambda rows: "\\begin{pmatrix}" + "\\\\".join(
+    row.replace(",", "&") for row in re.findall(r"\[([^\[\]]*)\]", rows[1])) + "\\end{pmatrix}"),
   (_BARE_FUNCTION, r"\\\1"),
   (re.compile(r"(\\(?:sin|cos|tan|cot|sec|csc))\s?[({]?\s?(\d{1,9})\s?\^\\circ\s?[)}]?"), r"\1(\2\\pi/180)"),
   (re.compile(r"\s?\^\\circ"), ""),
@@ -151,9 +160,13 @@ def _answer(text: str) -> _Answer:
     text = f"{raised[1]}^{3 if raised[2] else 2}"
   if _NOTHING.fullmatch(text):
     text = "\\emptyset"
+  if infinite := _INFINITE.fullmatch(text):
+    text = ("-" if infinite[1] else "") + "\\infty"
   quantity = numbers.quantity(text)
   if quantity is None and (assigned := _ASSIGNED.fullmatch(text)):
     quantity = numbers.quantity(assigned[1])
+  if quantity is None and "=" in text and (last := closed_form.worked_out(text)):
+    text, quantity = last, numbers.quantity(last)
   word = None if quantity else _word(text) or _word(_TEXT.sub(r"\1", text))
   return _Answer(text, quantity, None if quantity else listings.parse(text), word, clock.parse(text), options.letters(text))
 
@@ -163,7 +176,7 @@ def _word(text: str) -> str | None:
   found = _WORDS.fullmatch(text)
   if not found or (found[1] is None and not latex.not_a_formula(text)):
     return None
-  return found[1] or re.sub(r"^(?:an?|the) (?=.{3})", "", " ".join(text.casefold().split()))
+  return found[1] or _SUBJECT.sub("", " ".join(text.casefold().split()))
 
 
 @lru_cache(maxsize=4096)
@@ -186,7 +199,7 @@ def _compare(gold: _Answer, text: str, exactly: bool) -> tuple[str, str]:
     return _compare(gold, behind, exactly)
   if gold.word or given.word:
     same = gold.word is not None and given.word is not None and gold.word.casefold() == given.word.casefold()
-    if same or not (len(gold.word or "") == 1 and given.word is None):
+    if same or None not in (gold.word, given.word) or len(gold.word or given.word) > 1:
       return _verdict(same, "as words")
   if _BASED.fullmatch(gold.text) or _BASED.fullmatch(given.text):
     return _verdict(_same_based(gold.text, given.text), "as digits of a base")
@@ -195,6 +208,8 @@ def _compare(gold: _Answer, text: str, exactly: bool) -> tuple[str, str]:
   )
   if gold_list and given_list:
     return _verdict(listings.equal(gold_list, given_list), "as lists of numbers")
+  if (same := relations.same(_RATIO.sub(":", gold.text), _RATIO.sub(":", given.text))) is not None:
+    return _verdict(same, "as relations")
   if exactly:
     return "refused", "a formula, which is compared in a sandbox only, and there is none"
   return _compare_formulas(gold.text, given.text, number=gold.quantity is not None)
@@ -208,7 +223,7 @@ def _point(text: str) -> listings.Listing | None:
 
 def _squeezed(text: str) -> str:
   """A text as it is compared: how its words are set says nothing."""
-  return notation.squeezed(_RATIO.sub(":", _TEXT.sub(r"\1", text)))
+  return notation.squeezed(_ORDINAL.sub("", _RATIO.sub(":", _TEXT.sub(r"\1", text))))
 
 
 def _compare_formulas(gold: str, given: str, *, number: bool) -> tuple[str, str]:

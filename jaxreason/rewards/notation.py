@@ -10,6 +10,8 @@ import html
 import re
 import unicodedata
 
+from jaxreason.rewards import number_words
+
 _VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5", "⅗": "3/5", "⅘": "4/5"} | {
   "⅙": "1/6", "⅚": "5/6", "⅐": "1/7", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8", "⅑": "1/9", "⅒": "1/10"
 }  # fmt: skip
@@ -29,6 +31,7 @@ _SIGNS = str.maketrans(
   }
 )  # fmt: skip
 _ROOT = re.compile(r"√\s*(\d+(?:\.\d+)?|[a-zA-Z]|\([^()]*\)|\{[^{}]*\})")
+_SPELLED_BASE = re.compile(r"_\s?\{?\s?\\text\s?\{\s?([a-z]{3,9})\s?\}\s?\}?")
 _COMMANDS = [
   (re.compile(r"\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])\s*"), ""),
   (re.compile(r"\\(?:displaystyle|textstyle|limits|nolimits|bf|rm|it|sf|tt|small|[lL]arge|LARGE|[hH]uge)(?![a-zA-Z])\s*"), ""),
@@ -54,6 +57,9 @@ _COMMANDS = [
   (re.compile(r"(?<!\\)\\[,;:> ]|\\(?:quad|qquad|thinspace|space)(?![a-zA-Z])|(?<!\\)~"), " "),
   (re.compile(r"\\text\s*\{\s*\\?([$%])\s*\}"), r"\\\1"),
   (re.compile(r"\\%"), "%"),
+  (re.compile(r"\{:\}"), ":"),
+  (re.compile(r"(?<=\\overline\{)[\d ]+(?=\})"), lambda digits: digits.group().replace(" ", "")),
+  (_SPELLED_BASE, lambda base: "_{" + number_words.digits(base[1]) + "}"),
   (re.compile(r"(\d)\s*\*\s*\*\s*(\d+)"), r"\1^{\2}"),
   (re.compile(r"(?<=[a-zA-Z)}])\*\*(?:(-?\d+)|\((-?\w+)\)|([a-zA-Z]))(?![\w*]|\s*\*\*)"), r"^{\1\2\3}"),
   (re.compile(r"(?<![a-zA-Z\\])pi(?![a-zA-Z])"), r"\\pi "),
