@@ -12,7 +12,6 @@ Names under `time/` and `perf/` are wall-clock; all others are the same in every
 import json
 import math
 import os
-import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -21,12 +20,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tensorboardX
-from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
 from jaxreason import processes
+from jaxreason.appended import Appended
 from jaxreason.errors import UserError
+from jaxreason.events import Events
 
 FILE = "metrics.jsonl"
 WALL_CLOCK = ("time/", "perf/")
@@ -63,8 +62,8 @@ class MetricsWriter:
       path.parent.mkdir(parents=True, exist_ok=True)
       resumed = path.exists()
       drop_from(path, first_step)
-      self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-      self._events = _open_events(path.parent / "tensorboard", first_step if resumed else None)
+      self._file = Appended(path)
+      self._events = Events(path.parent / "tensorboard", first_step if resumed else None)
     except OSError as error:
       raise UserError(
         f"expected a workdir that can be written, got {workdir} ({error.strerror or error}); "
@@ -105,10 +104,14 @@ class MetricsWriter:
     self._pending.append((step, phase, stats))
 
   def flush(self) -> None:
-    """Fetches what is pending and waits until all rows are on the disk. To be called before a checkpoint is saved."""
+    """Fetches what is pending and waits until all rows are on the disk. To be called before a checkpoint is saved.
+
+    Raises:
+      OSError: the disk is full; the rows are kept and written once there is room.
+    """
     self._drain(before=math.inf)
     if self._file is not None:
-      os.fsync(self._file)
+      self._file.sync()
       self._flush_events()
 
   def close(self) -> None:
@@ -119,9 +122,11 @@ class MetricsWriter:
     try:
       self.flush()
     finally:
-      os.close(self._file)
-      self._events.close()
-      self._file = None
+      file, self._file = self._file, None
+      try:
+        file.close()
+      finally:
+        self._events.close()
 
   def _drain(self, before: float) -> None:
     while self._pending and self._pending[0][0] < before:
@@ -135,22 +140,11 @@ class MetricsWriter:
 
   def _to_files(self, step: int, phase: str, numbers: dict[str, float]) -> None:
     finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-    self._append(json.dumps({"step": step, "phase": phase} | finite, allow_nan=False) + "\n")
+    self._file.append(json.dumps({"step": step, "phase": phase} | finite, allow_nan=False))
     values = [Summary.Value(tag=f"{phase}/{name}", simple_value=value) for name, value in numbers.items()]
-    _write_event(self._events, step=step, summary=Summary(value=values))
+    self._events.add(step=step, summary=Summary(value=values))
     if time.monotonic() - self._events_flushed > _EVENTS_SECONDS:
       self._flush_events()
-
-  def _append(self, line: str) -> None:
-    data = line.encode()
-    size = os.fstat(self._file).st_size
-    try:
-      written = os.write(self._file, data)
-      if written != len(data):
-        raise OSError(f"only {written} of {len(data)} bytes of a row fitted on the disk")
-    except OSError:
-      os.ftruncate(self._file, size)  # a torn row in the middle would spoil the rows after it
-      raise
 
   def _flush_events(self) -> None:
     self._events.flush()
@@ -217,22 +211,3 @@ def _number(name: str, value: Any) -> int | float:
   if jnp.issubdtype(array.dtype, jnp.floating):
     return float(str(np.float32(array)))
   raise TypeError(f"expected a number for {name!r}, got {value!r}; metrics hold numbers only")
-
-
-def _open_events(directory: Path, purge_step: int | None) -> tensorboardX.RecordWriter:
-  """An event file. TensorBoard hides what older files hold at or beyond `purge_step`.
-
-  Not `SummaryWriter`: its thread and queue lose rows at a kill, and two of its files made within a second are one.
-  """
-  directory.mkdir(exist_ok=True)
-  name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{purge_step or 0}"
-  events = tensorboardX.RecordWriter(str(directory / name))
-  _write_event(events, file_version="brain.Event:2")
-  if purge_step is not None:
-    _write_event(events, step=purge_step, session_log=SessionLog(status=SessionLog.START))
-  events.flush()
-  return events
-
-
-def _write_event(events: tensorboardX.RecordWriter, **fields) -> None:
-  events.write(Event(wall_time=time.time(), **fields).SerializeToString())

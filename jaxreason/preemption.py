@@ -1,14 +1,19 @@
 """Floor 3, host room: being asked to end.
 
-What enters: SIGTERM, as schedulers send it before they take a machine away, to one process of a run or to all. What leaves: a
-word that all processes hear alike, between two updates and, of one process, between two chunks of a rollout, where the run can
-save and end. A second signal ends the process at once.
+What enters: SIGTERM, as schedulers send it before they take a machine away, or SIGINT, as a terminal does, to one process of a
+run or to all. What leaves: a word that all processes hear alike, between two updates and, of one process, between two chunks of a
+rollout, where the run can save and end. A second signal ends the process at once.
 """
 
+import contextlib
+import os
 import signal
 import threading
 
 from jaxreason import processes
+
+_SIGNALS = signal.SIGTERM, signal.SIGINT
+_TOLD = b"jaxreason: asked to end; saving, which may take until the next update. A second signal ends at once.\n"
 
 
 class Asked(Exception):
@@ -16,11 +21,11 @@ class Asked(Exception):
 
 
 class Preemption:
-  """Heeds SIGTERM while it is open, in the main thread; in others, where Python takes no signals, nothing is ever asked."""
+  """Heeds SIGTERM and SIGINT while it is open, in the main thread; in others Python takes no signals, and nothing is asked."""
 
   def __init__(self):
     self._heard = False
-    self._before = None
+    self._before: list = []
 
   @property
   def asked(self) -> bool:
@@ -34,13 +39,16 @@ class Preemption:
 
   def __enter__(self) -> "Preemption":
     if threading.current_thread() is threading.main_thread():
-      self._before = signal.signal(signal.SIGTERM, self._heed)
+      self._before = [signal.signal(one, self._heed) for one in _SIGNALS]
     return self
 
   def __exit__(self, *_) -> None:
-    if self._before is not None:
-      signal.signal(signal.SIGTERM, self._before)
+    for one, before in zip(_SIGNALS, self._before, strict=False):
+      signal.signal(one, before)
 
   def _heed(self, *_) -> None:
     self._heard = True
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for one in _SIGNALS:
+      signal.signal(one, signal.SIG_DFL)
+    with contextlib.suppress(OSError):
+      os.write(2, _TOLD)

@@ -41,9 +41,9 @@ def prefer(run: Run, workdir: str | Path, *, show: Display, watch: Watch | None 
   settings, ranks = run.settings, compile_programs(run)
   first, total = settings.sft.steps, settings.sft.steps + settings.preference.steps
   with (
+    Preemption() as preemption,
     Checkpoints(Path(workdir) / "checkpoints", keep=settings.train.keep) as checkpoints,
     jax.set_mesh(run.mesh),
-    Preemption() as preemption,
   ):
     supervised, pairs = Demonstrations(run), Pairs(run)
     held, progress = resume(run, checkpoints, pairs.fingerprint, show)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxreason import processes
+from jaxreason.appended import Appended
 from jaxreason.metrics import drop_from
 
 FILE = "skipped.jsonl"
@@ -29,6 +30,7 @@ class SkippedUpdates:
   def __init__(self, workdir: str | os.PathLike, *, first_step: int = 0):
     self._path = Path(workdir) / FILE
     self._pending: list[tuple[int, str, dict, list[list]]] = []
+    self._file: Appended | None = None
     if processes.is_first():
       drop_from(self._path, first_step)
 
@@ -36,7 +38,9 @@ class SkippedUpdates:
     return self
 
   def __exit__(self, *_) -> None:
-    self.flush()
+    self._write(before=None)
+    if self._file is not None:
+      self._file.close()
 
   def note(self, step: int, phase: str, stats: dict[str, Any], samples: list[list]) -> None:
     """Takes one update's numbers (`skipped` and `empty` are read) and its samples, [row id, visit id, sample, ...] each."""
@@ -45,8 +49,14 @@ class SkippedUpdates:
     self._pending.append((step, phase, flags, samples))
 
   def flush(self) -> None:
-    """Waits for what is pending and writes it."""
+    """Waits for what is pending and until it is on the disk.
+
+    Raises:
+      OSError: the disk is full; the lines are kept and written once there is room.
+    """
     self._write(before=None)
+    if self._file is not None:
+      self._file.sync()
 
   def _write(self, before: int | None) -> None:
     while self._pending and (before is None or self._pending[0][0] < before):
@@ -55,5 +65,6 @@ class SkippedUpdates:
         continue
       why = "no token to train on" if np.asarray(flags["empty"]) else "not finite"
       row = {"step": step, "phase": phase, "why": why, "samples": [sample[:3] for sample in samples]}
-      with open(self._path, "a") as file:
-        file.write(json.dumps(row) + "\n")
+      if self._file is None:
+        self._file = Appended(self._path)
+      self._file.append(json.dumps(row))

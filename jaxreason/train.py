@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from jaxreason import processes
 from jaxreason.answers import pool_of
 from jaxreason.build import Run
 from jaxreason.checkpoint import Checkpoints, SaveFailed
@@ -54,10 +55,10 @@ def train(run: Run, workdir: str | Path, *, show: Display, watch: Watch | None =
   settings = run.settings
   first_rl, total = settings.sft.steps, settings.sft.steps + settings.train.steps
   with (
+    Preemption() as preemption,
     Checkpoints(Path(workdir) / "checkpoints", keep=settings.train.keep) as checkpoints,
     pool_of(settings) as pool,
     jax.set_mesh(run.mesh),
-    Preemption() as preemption,
   ):
     show.say(f"verifiers: {pool.described()}")
     collector = Collector(run, pool)
@@ -210,9 +211,16 @@ def save(
   checkpoints: Checkpoints, metrics: MetricsWriter, skips: SkippedUpdates, held: Held, progress: Progress,
   collector: Collector | None, show: Display,
 ) -> None:
-  """Saves a step; a full disk is told and the run goes on with the older steps as they were."""
-  metrics.flush()
-  skips.flush()
+  """Saves a step; a full disk is told and the run goes on with the older steps as they were, and the rows in memory."""
+  problem = None
+  try:
+    metrics.flush()
+    skips.flush()
+  except OSError as error:  # a checkpoint without its rows would leave a hole in them after a kill
+    problem = error.strerror or str(error)
+  if problem := next(filter(None, processes.exchanged(problem)), None):
+    show.say(f"warning: step {progress.step} is not saved, rows cannot be written ({problem}); tried again at the next save")
+    return
   progress.collector = collector.state() if collector else {}
   progress.underway = held.underway.to_host() if held.underway else {}
   try:

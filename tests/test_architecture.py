@@ -25,6 +25,7 @@ FLOORS = {
   "policy": 3, "critic": 3, "rollout": 3, "update": 3, "passes": 3, "optimizer": 3, "assemble": 3, "packing": 3,
   # 3, host rooms
   "data": 3, "rewards": 3, "environments": 3, "checkpoint": 3, "metrics": 3, "preemption": 3, "watchdog": 3,
+  "appended": 3, "events": 3,
   # 4, the house
   "settings": 4, "limits": 4, "tasks": 4, "checks": 4, "build": 4, "answers": 4, "groups": 4, "collect": 4, "pending": 4,
   "given": 4, "pairs": 4, "prefer": 4, "rollout_numbers": 4, "rollout_plan": 4, "evaluate": 4, "progress": 4, "train": 4,
@@ -35,9 +36,9 @@ FLOORS = {
 }  # fmt: skip
 
 # Host rooms see floors 0 and 1, and neither each other nor the programs.
-HOST_ROOMS = {"data", "rewards", "environments", "checkpoint", "metrics", "preemption", "watchdog"}
+HOST_ROOMS = {"data", "rewards", "environments", "checkpoint", "metrics", "appended", "events", "preemption", "watchdog"}
 # But for one: an environment asks verifiers, and runs in their workers. Rewards know no environment.
-MAY_SEE = {"environments": {"rewards"}}
+MAY_SEE = {"environments": {"rewards"}, "metrics": {"appended", "events"}}
 
 # Libraries that each floor adds to those of the floors below it.
 LIBRARIES = {
@@ -60,7 +61,7 @@ OWN_LIBRARIES = {
   "data/tasks/reasoning_gym": {"reasoning_gym"},
   "rewards": {"math_verify"},
   "checkpoint": {"orbax"},
-  "metrics": {"tensorboardX"},
+  "metrics": {"tensorboardX"}, "events": {"tensorboardX"},
 }
 
 

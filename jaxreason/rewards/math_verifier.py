@@ -7,8 +7,8 @@ nothing heavy and settle nearly all answers of grade-school sets in well under a
 
 Choices where graders disagree: exact means exact (1/3 is not 0.333333, 0.0000001 is not 0.0000002); a unit may be left
 out but not be another one; where a number is asked for it must be worked out (`23 + 14` is wrong for 37, and a true
-`23 + 14 = 37` is not); `50%` is 0.5 and, for a gold answer without a unit, also 50; nothing but a marked last answer, or what the
-response concludes with, counts; alternatives ("3 or 4", several different boxes in a line) are wrong even when one is right.
+`23 + 14 = 37` is not); `50%` is 0.5 and, for a gold answer without a unit, also 50; nothing but a marked last answer, or what
+the response ends in, counts; alternatives ("3 or 4", several different boxes in a line) are wrong even when one is right.
 
 Equal answers to equal gold answers are compared once while a process lives.
 """
