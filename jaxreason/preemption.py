@@ -1,7 +1,7 @@
 """Floor 3, host room: being asked to end.
 
-What enters: SIGTERM, as schedulers send it before they take a machine away, or SIGINT, as a terminal does, to one process of a
-run or to all. What leaves: a word that all processes hear alike, between two updates and, of one process, between two chunks of a
+What enters: SIGTERM, as schedulers send it before they take a machine away, or SIGINT, as a terminal does, to one process of
+a run or to all. What leaves: a word that all hear alike, between two updates and, of one process, between two chunks of a
 rollout, where the run can save and end. A second signal ends the process at once.
 """
 
