@@ -36,6 +36,7 @@ _EXAMPLES = """examples:
   jaxreason generate --workdir=runs/a --prompt='4+8-5+9='
   jaxreason export --workdir=runs/a --output=exported       a Hugging Face directory
   jaxreason verify --verifier=math --response='#### 18' --answer=18
+  jaxreason plan --config=pod_qwen3_0_6b --topology=v5e:2x4 would it fit, and what bounds it
   jaxreason doctor                                          what works on this machine and what does not
 
 Any setting of jaxreason/settings.py is changed with --config.SECTION.NAME=VALUE. `jaxreason COMMAND --help` has the rest."""
@@ -212,6 +213,17 @@ def _verify(arguments: argparse.Namespace) -> int:
   return verifying.command(arguments)
 
 
+def _plan(arguments: argparse.Namespace) -> int:
+  from jaxreason.plan import chips
+
+  topology = chips.parse(arguments.topology)
+  os.environ.update(chips.environment(topology))
+  devices.choose("cpu")  # the chips are not here
+  from jaxreason.cli import planning
+
+  return planning.command(arguments, topology)
+
+
 def _doctor(arguments: argparse.Namespace) -> int:
   from jaxreason.cli import doctor
 
@@ -285,6 +297,13 @@ COMMANDS = {
       "--answer": dict(metavar="TEXT", help="the right answer, for verifiers that compare"),
       "--item": dict(metavar="JSON", help="the whole item as an object; the flags above are put over it"),
       "--deadline-s": dict(type=float, default=10.0, metavar="S", help="seconds it may take (default: 10)"),
+    },
+  ),
+  "plan": (
+    _plan,
+    "What a config's programs need on chips that need not be here; exit status 3 where one does not fit.",
+    _CONFIG | _JSON | {
+      "--topology": dict(metavar="CHIP:GRID", required=True, help="v5e:2x4, v5p:4x4x4, h100:1x1x8 (GPUs of a host last), ..."),
     },
   ),
   "doctor": (_doctor, "What works on this machine and what does not, in under half a minute.", _WORKDIR | _JSON),

@@ -220,11 +220,11 @@ def _placed(tree):
 
   Every program hands them on in this layout, so that none is compiled a second time for the layout of another's result.
   """
-  return jax.tree.map(lambda x: shard(x, _AXES[x.ndim]), tree)
+  return jax.tree.map(lambda x: shard(x, AXES[x.ndim]), tree)
 
 
 # Of the state's arrays by their rank: [B], [B, T], [B, T, L·k], and [B, K, S, H] of the cache.
-_AXES = {1: ("slots",), 2: ("slots", None), 3: ("slots", None, None), 4: ("slots", "kv_heads", None, None)}
+AXES = {1: ("slots",), 2: ("slots", None), 3: ("slots", None, None), 4: ("slots", "kv_heads", None, None)}
 
 
 def _step(params, config, state: DecodeState, stop_ids, version, truncate: bool, least: bool) -> DecodeState:

@@ -45,7 +45,7 @@ def programs_of(mesh, config, *, B, g, prompt, slots, budget):
   """(insert, decode, the state that both take), compiled."""
   R, numbers = 16, lambda dtype: jax.ShapeDtypeStruct((16,), dtype)
   whole = functools.partial(_placed, mesh, lambda x: (None,) * x.ndim)
-  spread = functools.partial(_placed, mesh, lambda x: programs._AXES[x.ndim])
+  spread = functools.partial(_placed, mesh, lambda x: programs.AXES[x.ndim])
   i, f = numbers(jnp.int32), numbers(jnp.float32)
   rows = whole(Rows(i, i, i, i, i, Sampling(f, f, i, f), i, i))
   root = jax.eval_shape(lambda: jax.random.key(0))
