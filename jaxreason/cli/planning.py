@@ -37,7 +37,7 @@ def command(arguments: argparse.Namespace, topology: Topology) -> int:
   mesh = sharding.make_mesh(chosen.mesh, devices)
   with jax.set_mesh(mesh), display({}, quiet=arguments.json or arguments.quiet) as show:
     model = programs.settled(chosen, model_of(chosen), mesh)
-    there = f"{topology.name}, {len(devices)} chips of {topology.chip.memory / GIB:.2f} GiB"
+    there = f"{topology.name}, {len(devices)} x {topology.chip.memory / GIB:.2f} GiB"
     show.say(f"{chosen.name}: {chosen.model.source}, {weights.count(model):,} parameters; {there}")
     sizes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1) or "one device"
     decoding, _ = rollout_plan.decode_kernel(chosen, model, mesh)

@@ -16,10 +16,13 @@ _KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collectiv
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{\s*$")
 _COLLECTIVE = re.compile(rf"= (.+?) ({'|'.join(_KINDS)})(?:-start)?\(")
 _ARRAY = re.compile(r"\b(pred|[subf]\d+|bf16|f8\w+)\[([\d,]*)\]")
-_WHILE = re.compile(r" while\(.*?body=%?([\w.-]+)")
+_WHILE = re.compile(r" while\(.*?condition=%?([\w.-]+), body=%?([\w.-]+)")
+_CONSTANT = re.compile(r"= [su]32\[\]\S* constant\((\d+)\)")
 _CALLED = re.compile(r"(?:calls|to_apply|branch_computations|async_execution_thread.*?calls)=\{?%?([\w.-]+)")
 _TRIPS = re.compile(r'known_trip_count"?:\s?\{"?n"?:\s?"?(\d+)')
-_GROUPS = re.compile(r"replica_groups=(\{\{.*?\}\}|\[[\d,]+\]<=\[[\d,]+\](?:T\([\d,]+\))?)")
+_GROUPS = re.compile(
+  r"replica_groups=(\{\{.*?\}\}|\[[\d,]+\]<=\[[\d,]+\](?:T\([\d,]+\))?|mesh\[[^\]]*\](?:,? ?device_ids=\([^)]*\))? ?\{[^}]*\})"
+)
 
 
 class Needs(NamedTuple):
@@ -88,13 +91,20 @@ def _times(bodies: dict[str, list[str]], entry: str) -> dict[str, int]:
     times[name] += count
     for line in bodies[name]:
       if loop := _WHILE.search(line):
-        trips = _TRIPS.search(line)
-        visit(loop[1], count * (int(trips[1]) if trips else 1), depth + 1)
+        visit(loop[2], count * _trips(line, bodies.get(loop[1], [])), depth + 1)
       elif called := _CALLED.search(line):
         visit(called[1], count, depth + 1)
 
   visit(entry, 1, 0)
   return times
+
+
+def _trips(line: str, condition: list[str]) -> int:
+  """How often a loop runs: as it is annotated, or what its condition compares its counter with."""
+  if known := _TRIPS.search(line):
+    return int(known[1])
+  constants = [int(found[1]) for one in condition if (found := _CONSTANT.search(one))]
+  return constants[0] if len(constants) == 1 else 1
 
 
 def _bytes(array: tuple[str, str]) -> int:
@@ -109,7 +119,9 @@ def _crosses(line: str, slice_of: Sequence[int]) -> bool:
   if len(set(slice_of)) < 2 or found is None:
     return False
   groups = found[1]
-  if groups.startswith("{"):
+  if groups.startswith("mesh"):
+    listed = _of_axes(groups)
+  elif groups.startswith("{"):
     listed = [[int(one) for one in group.split(",") if one] for group in re.findall(r"\{([\d,]*)\}", groups)]
   else:
     shape, dims, order = re.fullmatch(r"\[(.*)\]<=\[(.*?)\](?:T\((.*)\))?", groups).groups()
@@ -117,3 +129,13 @@ def _crosses(line: str, slice_of: Sequence[int]) -> bool:
     ids = np.arange(math.prod(numbers(dims))).reshape(numbers(dims))
     listed = (ids.transpose(numbers(order)) if order else ids).reshape(numbers(shape)).tolist()
   return any(len({slice_of[one] for one in group if one < len(slice_of)}) > 1 for group in listed)
+
+
+def _of_axes(groups: str) -> list[list[int]]:
+  """Of `mesh['a'=2,'b'=4] {'b'}`: those that differ along the named axes alone."""
+  sides = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", groups)}
+  over = re.findall(r"'([^']+)'", groups[groups.rindex("{") :])
+  ids = np.arange(math.prod(sides.values())).reshape(list(sides.values()))
+  places = [place for place, name in enumerate(sides) if name in over]
+  moved = np.moveaxis(ids, places, range(-len(places), 0))
+  return moved.reshape(-1, math.prod(sides[name] for name in over)).tolist()

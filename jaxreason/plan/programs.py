@@ -1,8 +1,8 @@
 """Floor 4: the programs of a run, lowered from shapes alone.
 
 What enters: settings, the model's sizes and a mesh of chips that need not be here. What leaves: each program of `build` and
-`rollout_plan`, with the largest shapes that the settings allow, compiled. Nothing here is a copy of a program: what is planned is
-what a run calls. B samples, Tp prompt columns, T completion columns.
+`rollout_plan`, with the largest shapes that the settings allow, compiled. Nothing here is a copy: what is planned is what a run
+calls. B samples, Tp prompt columns, T completion columns.
 """
 
 import dataclasses
