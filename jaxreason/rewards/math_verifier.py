@@ -5,10 +5,11 @@ What enters: a response and the gold answer, as text. What leaves: a verdict. Th
 their units, then lists of exact numbers, then words, then sympy for formulas behind a guard. The first three import
 nothing heavy and settle nearly all answers of grade-school sets in well under a millisecond.
 
-Choices where graders disagree: exact means exact (1/3 is not 0.333333, 0.0000001 is not 0.0000002); a unit may be left
-out but not be another one; where a number is asked for it must be worked out (`23 + 14` is wrong for 37, and a true
-`23 + 14 = 37` is not); `50%` is 0.5 and, for a gold answer without a unit, also 50; nothing but a marked last answer, or what
-the response ends in, counts; alternatives ("3 or 4", several different boxes in a line) are wrong even when one is right.
+Choices where graders disagree: exact means exact (1/3 is not 0.333333, 0.0000001 is not 0.0000002); a unit may be left out
+but not be another one, unless the amount is the same (2 hours are 120 minutes); where a number is asked for it must be worked
+out (`23 + 14` is wrong for 37, and a true `23 + 14 = 37` is not); `50%` is 0.5 and, for a gold answer without a unit, also
+50; nothing but a marked last answer, or what the response ends in, counts; alternatives ("3 or 4", several different boxes in
+a line) are wrong even when one is right.
 
 Equal answers to equal gold answers are compared once while a process lives.
 """
@@ -17,7 +18,19 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from jaxreason.rewards import clock, closed_form, extraction, intervals, latex, listings, notation, numbers, options, relations
+from jaxreason.rewards import (
+  clock,
+  closed_form,
+  extraction,
+  intervals,
+  latex,
+  listings,
+  notation,
+  numbers,
+  options,
+  relations,
+  units,
+)
 from jaxreason.rewards.verdict import Verdict
 
 _WORDS = re.compile(r"\(?([A-Za-z])\)?|[A-Za-z][A-Za-z' .-]*[A-Za-z]{2}[A-Za-z' .-]*")
@@ -284,6 +297,8 @@ def _same_quantity(gold: numbers.Quantity, given: numbers.Quantity) -> bool:
   if dozens[0] != dozens[1]:
     dozen, other = (gold, given) if dozens[0] else (given, gold)
     return other.value == 12 * dozen.value or (not other.unit and other.value == dozen.value)
+  if gold.unit and given.unit and gold.unit != given.unit and (amount := units.measured(*gold)) is not None:
+    return amount == units.measured(*given)
   return gold.value == given.value and _same_unit(gold.unit, given.unit)
 
 
