@@ -1,13 +1,13 @@
-"""Qwen2.5-1.5B-Instruct on GSM8K on one H100: `jaxreason plan --config=one_h100_qwen2_5_1_5b --topology=h100:1x1x1`."""
+"""Qwen2.5-1.5B-Instruct on GSM8K with 16 chips of a TPU v5e (4x4): `jaxreason plan --config=pod_qwen2_5_1_5b --topology=v5e:4x4`."""
 
 from jaxreason.settings import default_config
 
 
 def get_config():
   config = default_config()
-  config.name = "one_h100_qwen2_5_1_5b"
+  config.name = "pod_qwen2_5_1_5b"
   config.model.update(source="Qwen/Qwen2.5-1.5B-Instruct", remat="block")
-  config.mesh.update(data=1, fsdp=1)
+  config.mesh.update(data=1, fsdp=16)
   config.data.update(task="files", train_rows=0)
   config.data.files.update(
     train="openai/gsm8k/main", evaluation="openai/gsm8k/main", train_split="train", evaluation_split="test",
