@@ -1,4 +1,7 @@
-"""Qwen2.5-1.5B-Instruct on GSM8K with 16 chips of a TPU v5e (4x4): `jaxreason plan --config=pod_qwen2_5_1_5b --topology=v5e:4x4`."""
+"""Qwen2.5-1.5B-Instruct on GSM8K with 16 chips of a TPU v5e (4x4).
+
+`jaxreason plan --config=pod_qwen2_5_1_5b --topology=v5e:4x4`
+"""
 
 from jaxreason.settings import default_config
 

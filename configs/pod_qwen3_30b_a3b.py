@@ -1,4 +1,7 @@
-"""Qwen3-30B-A3B on GSM8K with 128 chips of a TPU v5p (4x4x8): `jaxreason plan --config=pod_qwen3_30b_a3b --topology=v5p:4x4x8`."""
+"""Qwen3-30B-A3B on GSM8K with 128 chips of a TPU v5p (4x4x8).
+
+`jaxreason plan --config=pod_qwen3_30b_a3b --topology=v5p:4x4x8`
+"""
 
 from jaxreason.settings import default_config
 

@@ -1,7 +1,7 @@
 """Floor 3, rewards: units of one kind.
 
 What enters: a number and the canonical name of its unit (see `numbers`), `cm`, `m^2`, `km per h`. What leaves: the same amount
-in the kind's first unit, exact, or none for units that are not measures (apples). 2 hours are 120 minutes, 36 inches are 3 feet.
+in the kind's first unit, exact, or none for units that are not measures (apples). 2 hours are 120 minutes, 36 inches 3 feet.
 """
 
 from fractions import Fraction
