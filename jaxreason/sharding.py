@@ -96,7 +96,11 @@ def make_mesh(sizes: MeshSizes | None = None, devices=None) -> Mesh:
   devices = jax.devices() if devices is None else devices
   shape, types = resolve(sizes or MeshSizes(), len(devices)), (AxisType.Auto,) * len(AXES)
   if shape[0] == 1:
-    return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+    try:
+      return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+    except NotImplementedError:  # an axis that is no product of a torus's sides: its devices are neighbours along a part of one
+      placed = mesh_utils.create_device_mesh(shape, devices=devices, allow_split_physical_axes=True)
+      return Mesh(placed, AXES, axis_types=types)
   parts = [mesh_utils.create_device_mesh(shape[1:], devices=part) for part in _parts_of_slices(devices, shape[0])]
   return Mesh(np.stack(parts), AXES, axis_types=types)
 
@@ -203,6 +207,12 @@ def parts(name: str, mesh: Mesh | None = None) -> int:
   """Into how many parts a logical axis of activations is cut, on the mesh in use or on this one; 1 where there is none."""
   shape = jax.sharding.get_abstract_mesh().shape if mesh is None else mesh.shape
   return math.prod(shape.get(axis, 1) for axis in _over(name))
+
+
+def axis_of(name: str) -> str:
+  """Inside `per_device`, the mesh axis that a logical axis is cut over, where it is one."""
+  (axis,) = _over(name)
+  return axis
 
 
 def _over(name: str) -> tuple[str, ...]:

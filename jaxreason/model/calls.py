@@ -5,10 +5,12 @@ What enters: parameters, and as `config` whose they are: a `ModelConfig` of our 
 `rollout.prepare`, which copies weights for decoding, asks for itself.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
-from jaxreason import logprobs
+from jaxreason import logprobs, sharding
 from jaxreason.model import cache as caches
 from jaxreason.model import decoder, own, weights
 from jaxreason.model.config import ModelConfig
@@ -36,7 +38,31 @@ def from_hidden(params, config: AnyModel, hidden, tokens, **options) -> tuple[ja
   if isinstance(config, OwnModel):
     return own.from_hidden(params, config, hidden, tokens, **options)
   shape = dict(precision=config.head_precision, logit_cap=config.logit_cap)
-  return logprobs.from_hidden(hidden, decoder.head(params), tokens, **shape, **options)
+  return _on_own_rows(functools.partial(logprobs.from_hidden, **shape), hidden, decoder.head(params), tokens, **options)
+
+
+def _on_own_rows(read, hidden, matrix, tokens, *, temperature, **options):
+  """`read` as each device does it for its own rows, with its part of the vocabulary and that matrix whole along D.
+
+  Left to the partitioner, the loop over chunks gathers a matrix that is cut along D once a chunk, and sums its gradient over
+  devices as often: so it is once a micro-batch. A chunk's tokens are those of one device.
+  """
+  rows = sharding.parts("batch") * sharding.parts("length")
+  if rows == 1 or hidden.shape[0] % sharding.parts("batch"):
+    return read(hidden, matrix, tokens, temperature=temperature, **options)
+  vocab_axis = sharding.axis_of("vocab") if sharding.parts("vocab") > 1 else None
+  axes = ("batch", "length") if sharding.parts("length") > 1 else ("batch",)
+  at = lambda x: (*axes, *[None] * (x.ndim - len(axes)))
+
+  def of_device(hidden, matrix, tokens, temperature):
+    return read(hidden, matrix, tokens, temperature=temperature, vocab_axis=vocab_axis, **options)
+
+  results = 3 if any(option is not None for name, option in options.items() if name in ("top_k", "top_p", "min_p")) else 2
+  temperature = jnp.asarray(temperature)
+  of_all = sharding.per_device(
+    of_device, (at(hidden), ("vocab", None), at(tokens), (None,) * temperature.ndim), (at(tokens),) * results
+  )
+  return of_all(hidden, matrix, tokens, temperature)
 
 
 def empty_cache(config: AnyModel, batch: int, slots: int) -> caches.Cache:
