@@ -50,10 +50,12 @@ def compiler(request, tmp_path_factory):
   without = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
   environment = without | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(there), str(ROOT)])} | chip
 
-  def run(script):
-    command = [sys.executable, ROOT / "tests/system" / script, request.param]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, timeout=1800, check=True)
+  def run(script, *arguments, status=0):
+    script = ["-m", "jaxreason.cli.main", script] if arguments else [ROOT / "tests/system" / script]
+    command = [sys.executable, *script, *(arguments or [request.param])]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, timeout=1800)
     print(done.stdout)
+    assert done.returncode == status
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
   return request.param, run
@@ -119,3 +121,27 @@ def test_nor_does_plain_xla_where_a_head_fills_the_lanes(reports):
     report = compiled[name, 1, "einsum"]
     assert report["kernel_calls"] == report["cache_copies"] == 0, report
     assert report["temporary_bytes"] < 0.25 * report["layer_bytes"], report
+
+
+def test_the_smallest_plans_fit_and_one_that_does_not_says_what_to_change(compiler):
+  platform, run = compiler
+  config, topology = {"tpu": ("pod_qwen3_0_6b", "v5e:2x4"), "gpu": ("pod_qwen2_5_1_5b", "h100:1x1x1")}[platform]
+  mesh = [] if platform == "tpu" else ["--config.mesh.fsdp=1"]
+  (plan,) = run("plan", f"--config={config}", f"--topology={topology}", "--json", *mesh)
+  assert plan["fits"] and [one["name"] for one in plan["programs"]] == ["prepare", "prefill", "insert", "decode", "update"]
+  held = plan["held"]
+  assert held["optimizer"] == 2 * held["weights"] + 8 or abs(held["optimizer"] / held["weights"] - 2) < 0.01
+  for one in plan["programs"]:
+    assert one["total"] == one["arguments"] + one["temporary"] + one["resident"] <= one["allowed"], one
+    assert one["seconds_at_least"] > 0, one
+  assert plan["room"]["slots"] >= held["slots"]
+  decode, update = plan["programs"][-2:]
+  assert not decode["collectives"]  # a token costs none on a mesh without tensor parts
+  if platform == "tpu":  # the output matrix is gathered for each of 8 micro-batches, and its gradient summed as often
+    matrix = 4 * 151_936 * 1024
+    assert update["collectives"]["all-reduce"]["inside"] < 2 * 8 * 2.2 * matrix, update
+    return
+  mesh += ["--config.train.micro_batches=1"]
+  (plan,) = run("plan", f"--config={config}", f"--topology={topology}", "--json", *mesh, status=3)
+  (wrong,) = [one for one in plan["programs"] if not one["fits"]]
+  assert wrong["name"] == "update" and wrong["total"] > wrong["allowed"]
