@@ -305,7 +305,7 @@ COMMANDS = {
     _plan,
     "What a config's programs need on chips that need not be here; exit status 3 where one does not fit.",
     _CONFIG | _JSON | {
-      "--topology": dict(metavar="CHIP:GRID", required=True, help="v5e:2x4, v5p:4x4x4, h100:1x1x8 (a host's GPUs last); or several"),
+      "--topology": dict(metavar="CHIP:GRID", required=True, help="v5e:2x4, v5p:4x4x4, h100:1x1x8, ...; or several"),
       "--plot": dict(metavar="FILE", help="of several topologies: memory and collectives against chips, as a picture"),
     },
   ),
