@@ -51,7 +51,7 @@ def prefer(run: Run, workdir: str | Path, *, show: Display, watch: Watch | None 
       MetricsWriter(workdir, first_step=progress.step, on_numbers=told_to(show)) as metrics,
       SkippedUpdates(workdir, first_step=progress.step) as skips,
     ):
-      keep = functools.partial(save, checkpoints, metrics, skips, held, progress, None, show)
+      keep = functools.partial(save, checkpoints, (metrics, skips), held, progress, None, show)
       for step in range(progress.step, total):
         began, phase = time.perf_counter(), "sft" if step < first else "preference"
         if step == first:

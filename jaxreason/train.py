@@ -19,6 +19,7 @@ from jaxreason.answers import pool_of
 from jaxreason.build import Run
 from jaxreason.checkpoint import Checkpoints, SaveFailed
 from jaxreason.collect import Collector
+from jaxreason.completions import Completions
 from jaxreason.epochs import DIFFERENCE, Underway, updates
 from jaxreason.errors import Preempted
 from jaxreason.evaluate import evaluate, rights
@@ -70,16 +71,17 @@ def train(run: Run, workdir: str | Path, *, show: Display, watch: Watch | None =
     with (
       MetricsWriter(workdir, first_step=progress.step, on_numbers=told_to(show)) as metrics,
       SkippedUpdates(workdir, first_step=progress.step + bool(progress.underway)) as skips,
+      Completions(workdir, first_step=progress.step + bool(progress.underway), decode=run.tokenizer.decode) as completions,
     ):
       guard = Guard(read(workdir), show.say)
-      keep = functools.partial(save, checkpoints, metrics, skips, held, progress, collector, show)
+      keep = functools.partial(save, checkpoints, (metrics, skips, completions), held, progress, collector, show)
       for step in range(progress.step, total):
         began, phase = time.perf_counter(), "sft" if step < first_rl else "train"
         if held.underway is None and step == first_rl:
           told = progress.record("before", test(run, held.state.model, pool, show, "before"), metrics, step)
           guard.looked(step, "test_before", told)
         if held.underway is None:
-          held.underway = next_batch(run, supervised, collector, held, progress, others, step, preemption)
+          held.underway = next_batch(run, supervised, collector, held, progress, others, step, preemption, completions)
         if held.underway is None or not learn(run, held, step, phase, skips, watch, preemption):
           leave(keep, checkpoints, progress)
         stats, held.underway = held.underway.told | held.underway.numbers, None
@@ -104,27 +106,28 @@ def train(run: Run, workdir: str | Path, *, show: Display, watch: Watch | None =
 
 def next_batch(
   run: Run, supervised: Demonstrations, collector: Collector, held: Held, progress: Progress, others: tuple, step: int,
-  preemption: Preemption,
+  preemption: Preemption, completions: Completions,
 ) -> Underway | None:  # fmt: skip
   """The batch of a step of either stage; None where the run was asked to end before it was there."""
   if step < run.settings.sft.steps:
     return supervised.underway(step)
   try:
-    return begin(run, collector, held, progress, others, step, preemption.check)
+    return begin(run, collector, held, progress, others, step, preemption.check, completions.write)
   except Asked:
     return None
 
 
 def begin(
   run: Run, collector: Collector, held: Held, progress: Progress, others: tuple, step: int,
-  look: Callable[[], None] = lambda: None,
+  look: Callable[[], None] = lambda: None, tell: Callable[[int, list[Sample]], None] = lambda *_: None,
 ) -> Underway:  # fmt: skip
   """The batch of a step of reinforcement learning, with all that its objective reads; `others` are the teacher's parameters and
-  the reward model, or None; `look` is `Collector.collect`'s."""
+  the reward model, or None; `look` is `Collector.collect`'s; `tell` is told the step's samples."""
   teacher, scorer = others
   settings, programs, temperature = run.settings, run.programs, run.settings.rollout.temperature
   collected = collector.collect(held.state.policy, step - settings.sft.steps, look)
   rollouts, numbers = collected.rollouts, dict(collected.numbers)
+  tell(step, collected.samples)
   batch = programs.assemble(rollouts, width=collected.width).replace(layout=collected.layout)
   if scorer is not None:
     rollouts, told = rewarded(run, scorer, rollouts, batch)
@@ -208,14 +211,14 @@ def validation_due(settings: RunSettings, step: int) -> bool:
 
 
 def save(
-  checkpoints: Checkpoints, metrics: MetricsWriter, skips: SkippedUpdates, held: Held, progress: Progress,
+  checkpoints: Checkpoints, rows: tuple[MetricsWriter | SkippedUpdates | Completions, ...], held: Held, progress: Progress,
   collector: Collector | None, show: Display,
 ) -> None:
   """Saves a step; a full disk is told and the run goes on with the older steps as they were, and the rows in memory."""
   problem = None
   try:
-    metrics.flush()
-    skips.flush()
+    for one in rows:
+      one.flush()
   except OSError as error:  # a checkpoint without its rows would leave a hole in them after a kill
     problem = error.strerror or str(error)
   if problem := next(filter(None, processes.exchanged(problem)), None):

@@ -30,7 +30,7 @@ FLOORS = {
   "settings": 4, "limits": 4, "tasks": 4, "checks": 4, "build": 4, "answers": 4, "groups": 4, "collect": 4, "pending": 4,
   "given": 4, "pairs": 4, "prefer": 4, "rollout_numbers": 4, "rollout_plan": 4, "evaluate": 4, "progress": 4, "train": 4,
   "bench": 4, "initial": 4, "sampled": 4,
-  "plan": 4,
+  "plan": 4, "completions": 4,
   "debug": 4, "report": 4, "epochs": 4, "skipped": 4, "phases": 4, "typed": 4, "scored": 4, "stored": 4, "task_settings": 4,
   # 5, the street
   "cli": 5,

@@ -226,6 +226,12 @@ def _plan(arguments: argparse.Namespace) -> int:
   return planning.command(arguments, found)
 
 
+def _report(arguments: argparse.Namespace) -> int:
+  from jaxreason.cli import reporting
+
+  return reporting.command(arguments)
+
+
 def _doctor(arguments: argparse.Namespace) -> int:
   from jaxreason.cli import doctor
 
@@ -307,6 +313,15 @@ COMMANDS = {
     _CONFIG | _JSON | {
       "--topology": dict(metavar="CHIP:GRID", required=True, help="v5e:2x4, v5p:4x4x4, h100:1x1x8, ...; or several"),
       "--plot": dict(metavar="FILE", help="of several topologies: memory and collectives against chips, as a picture"),
+    },
+  ),
+  "report": (
+    _report,
+    "Runs as one HTML page: curves, where time goes, verifiers, every completion; several over one another.",
+    {
+      "--workdir": dict(metavar="DIR[,DIR]", help="of the runs"),
+      "--output": dict(metavar="FILE", help="the page (default: report.html in the first directory)"),
+      "--serve": dict(nargs="?", type=int, const=8090, metavar="PORT", help="follow the runs on http://127.0.0.1:PORT (8090)"),
     },
   ),
   "doctor": (_doctor, "What works on this machine and what does not, in under half a minute.", _WORKDIR | _JSON),
