@@ -216,12 +216,14 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _plan(arguments: argparse.Namespace) -> int:
   from jaxreason.plan import chips
 
-  topology = chips.parse(arguments.topology)
-  os.environ.update(chips.environment(topology))
+  found = [chips.parse(name) for name in arguments.topology.split(",")]
+  if len({topology.chip.platform for topology in found}) > 1:
+    raise UserError(f"--topology expected chips of one compiler, got {arguments.topology}; plan TPUs and GPUs apart")
+  os.environ.update(chips.environment(found[0]))
   devices.choose("cpu")  # the chips are not here
   from jaxreason.cli import planning
 
-  return planning.command(arguments, topology)
+  return planning.command(arguments, found)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -303,7 +305,8 @@ COMMANDS = {
     _plan,
     "What a config's programs need on chips that need not be here; exit status 3 where one does not fit.",
     _CONFIG | _JSON | {
-      "--topology": dict(metavar="CHIP:GRID", required=True, help="v5e:2x4, v5p:4x4x4, h100:1x1x8 (GPUs of a host last), ..."),
+      "--topology": dict(metavar="CHIP:GRID", required=True, help="v5e:2x4, v5p:4x4x4, h100:1x1x8, ...; or several"),
+      "--plot": dict(metavar="FILE", help="of several topologies: memory and collectives against chips, as a picture"),
     },
   ),
   "doctor": (_doctor, "What works on this machine and what does not, in under half a minute.", _WORKDIR | _JSON),

@@ -1,6 +1,6 @@
 """Floor 5, command line: `jaxreason plan`.
 
-What enters: a config and a topology of chips that need not be here. What leaves: for each program of a step what it needs
+What enters: a config and topologies of chips that need not be here. What leaves: for each program of a step what it needs
 there, on the terminal or as one JSON object; exit status 3 where one does not fit.
 """
 
@@ -16,16 +16,16 @@ from jaxreason.errors import UserError
 from jaxreason.initial import reader_of
 from jaxreason.model import weights
 from jaxreason.model.config import ModelConfig
-from jaxreason.plan import account, chips, models, programs
+from jaxreason.plan import account, chips, growth, models, programs
 from jaxreason.plan.chips import GIB, Topology
-from jaxreason.report.display import display
+from jaxreason.report.display import Display, display
 from jaxreason.settings import RunSettings
 
 DOES_NOT_FIT = 3
 
 
-def command(arguments: argparse.Namespace, topology: Topology) -> int:
-  """Plans; the compiler's environment is there already."""
+def command(arguments: argparse.Namespace, found: list[Topology]) -> int:
+  """Plans for each topology; the compiler's environment is there already."""
   if not arguments.config:
     raise UserError(f"jaxreason plan expected --config, got none; give one of {', '.join(configs.shipped())} or a path")
   chosen = settings.freeze(configs.apply(configs.read(configs.locate(arguments.config)), arguments.overrides))
@@ -33,16 +33,27 @@ def command(arguments: argparse.Namespace, topology: Topology) -> int:
     raise UserError("jaxreason plan expected a config with steps of reinforcement learning, got none")
   if chosen.lora.rank:
     raise UserError(f"jaxreason plan expected config.lora.rank=0, got {chosen.lora.rank}; plans are of whole models")
+  with display({}, quiet=arguments.json or arguments.quiet) as show:
+    reports = [planned(chosen, topology, show) for topology in found]
+    if arguments.plot:
+      show.say(f"growth: {growth.draw(reports, arguments.plot)}")
+  if arguments.json:
+    print(json.dumps(reports[0] if len(reports) == 1 else reports))
+  return 0 if all(report["fits"] for report in reports) else DOES_NOT_FIT
+
+
+def planned(chosen: RunSettings, topology: Topology, show: Display) -> dict:
+  """One topology's report, told as it comes."""
   devices = devices_of(topology)
   mesh = sharding.make_mesh(chosen.mesh, devices)
-  with jax.set_mesh(mesh), display({}, quiet=arguments.json or arguments.quiet) as show:
+  told, held = [], None
+  with jax.set_mesh(mesh):
     model = programs.settled(chosen, model_of(chosen), mesh)
     there = f"{topology.name}, {len(devices)} x {topology.chip.memory / GIB:.2f} GiB"
     show.say(f"{chosen.name}: {chosen.model.source}, {weights.count(model):,} parameters; {there}")
     sizes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1) or "one device"
     decoding, _ = rollout_plan.decode_kernel(chosen, model, mesh)
     show.say(f"mesh: {sizes}; attention in training: {model.attention}, in decoding: {decoding}")
-    told, held = [], None
     for one in programs.made(chosen, model, mesh):
       if isinstance(one, programs.Resident):
         held = one
@@ -53,17 +64,14 @@ def command(arguments: argparse.Namespace, topology: Topology) -> int:
       told.append(account.of_program(one, chosen, model, topology.chip, len(devices), slices_of(mesh)))
       show.say(line_of(told[-1]))
     left = account.room(told, held, chosen, sharding.parts("slots", mesh)) if held else {}
-    misfits = [one for one in told if not one["fits"]]
-    for one in misfits:
-      show.say(f"{one['name']} does not fit{over(one)}: {account.advice(one, chosen)}")
-    if not misfits:
-      rows = f"micro-batches of {left['micro_batch_sequences']} sequences"
-      show.say(f"fits; room for {left['slots']} rollout slots (now {held.slots}), or {rows}")
-  if arguments.json:
-    report = {"config": chosen.name, "topology": topology.name, "chips": len(devices), "mesh": dict(mesh.shape)}
-    report |= {"held": held and held._asdict(), "programs": told, "room": left, "fits": not misfits}
-    print(json.dumps(report))
-  return DOES_NOT_FIT if misfits else 0
+  misfits = [one for one in told if not one["fits"]]
+  for one in misfits:
+    show.say(f"{one['name']} does not fit{over(one)}: {account.advice(one, chosen)}")
+  if not misfits:
+    rows = f"micro-batches of {left['micro_batch_sequences']} sequences"
+    show.say(f"fits; room for {left['slots']} rollout slots (now {held.slots}), or {rows}")
+  report = {"config": chosen.name, "topology": topology.name, "chips": len(devices), "mesh": dict(mesh.shape)}
+  return report | {"held": held and held._asdict(), "programs": told, "room": left, "fits": not misfits}
 
 
 def devices_of(topology: Topology) -> list:
