@@ -38,6 +38,7 @@ BOUNDS = (
   ("train.row_tokens", 0, math.inf),
   ("train.chunk_tokens", 1, math.inf),
   ("train.save_every", 1, math.inf),
+  ("train.save_minutes", 0, math.inf),
   ("train.stall_seconds", 0, math.inf),
   ("train.keep", 1, math.inf),
   ("reference.sync_every", 0, math.inf),

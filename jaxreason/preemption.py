@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 
 from jaxreason import processes
 
@@ -18,6 +19,20 @@ _TOLD = b"jaxreason: asked to end; saving, which may take until the next update.
 
 class Asked(Exception):
   """The process was asked to end within a rollout."""
+
+
+class Minutes:
+  """Whether so many minutes have passed since it was last due; the first process's clock decides for all. 0: never."""
+
+  def __init__(self, minutes: float):
+    self._seconds, self._last = 60 * minutes, time.monotonic()
+
+  def due(self) -> bool:
+    """All processes of a run call it, in the same order."""
+    if not self._seconds or not processes.exchanged(time.monotonic() - self._last >= self._seconds)[0]:
+      return False
+    self._last = time.monotonic()
+    return True
 
 
 class Preemption:

@@ -17,7 +17,7 @@ from jaxreason.evaluate import paired_gain
 from jaxreason.given import Demonstrations, Pairs
 from jaxreason.metrics import MetricsWriter
 from jaxreason.pairs import compile_programs, ranking
-from jaxreason.preemption import Preemption
+from jaxreason.preemption import Minutes, Preemption
 from jaxreason.progress import Progress, begin_rl, resume
 from jaxreason.report.display import Display
 from jaxreason.skipped import SkippedUpdates
@@ -52,6 +52,7 @@ def prefer(run: Run, workdir: str | Path, *, show: Display, watch: Watch | None 
       SkippedUpdates(workdir, first_step=progress.step) as skips,
     ):
       keep = functools.partial(save, checkpoints, (metrics, skips), held, progress, None, show)
+      minutes = Minutes(settings.train.save_minutes)
       for step in range(progress.step, total):
         began, phase = time.perf_counter(), "sft" if step < first else "preference"
         if step == first:
@@ -69,14 +70,13 @@ def prefer(run: Run, workdir: str | Path, *, show: Display, watch: Watch | None 
           best = validated(progress, step, numbers, metrics)
         if done == first:
           begin_rl(run, held)
-        if (best or due(settings.train.save_every, done) or done == first) and done < total:
-          keep()
+        keep((best or minutes.due() or due(settings.train.save_every, done) or done == first) and done < total)
         if preemption.asked and done < total:
-          leave(keep, checkpoints, progress)
+          leave(keep, checkpoints, progress, show)
       if "after" not in progress.results:
         after = ranking(run, ranks, held.state.policy, held.compared_with, run.rows.test)
         record(progress, "after", after, metrics, max(total - 1, 0))
-        keep()
+        keep(wait=True)
   return progress.results
 
 

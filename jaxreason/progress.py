@@ -26,7 +26,8 @@ from jaxreason.report.display import Display
 # Settings that may differ when a run goes on: they change no number of the steps to come, those of CUTS but for rounding.
 # Where the data and the model lie is free too: their content is held to the fingerprint, and weights come from the checkpoint.
 FREE = (
-  *("train.save_every", "train.keep", "train.moments", "reference.memory", "rewards.workers", "evaluation.show"),
+  *("train.save_every", "train.save_minutes", "train.stall_seconds", "train.keep", "train.moments"),
+  *("reference.memory", "rewards.workers", "evaluation.show"),
   *("rewards.judge.url", "rewards.judge.key_variable", "rewards.judge.timeout_s", "rewards.judge.tries"),
   *("data.files.train", "data.files.evaluation", "model.source"),
 )

@@ -127,6 +127,7 @@ class TrainSettings:
   chunk_tokens: int = 4096  # positions whose logits are in memory at once
   moments: str = "device"  # where the optimizer's moments are kept between steps: device | host
   save_every: int = 20  # steps between checkpoints, in both stages
+  save_minutes: float = 0.0  # and after the step that ends so long behind the last such save; 0: by steps alone
   stall_seconds: float = 7200.0  # without an update's end after which a run ends with status 70; 0: never
   keep: int = 2  # newest checkpoints kept, besides the best
 

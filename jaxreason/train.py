@@ -27,7 +27,7 @@ from jaxreason.given import Demonstrations
 from jaxreason.groups import Sample
 from jaxreason.metrics import MetricsWriter, read
 from jaxreason.phases import updates_of_a_batch
-from jaxreason.preemption import Asked, Preemption
+from jaxreason.preemption import Asked, Minutes, Preemption
 from jaxreason.progress import Held, Progress, begin_rl, resume, saved_tree
 from jaxreason.records import Batch, Rollouts, TrainState
 from jaxreason.report.display import Display
@@ -73,7 +73,7 @@ def train(run: Run, workdir: str | Path, *, show: Display, watch: Watch | None =
       SkippedUpdates(workdir, first_step=progress.step + bool(progress.underway)) as skips,
       Completions(workdir, first_step=progress.step + bool(progress.underway), decode=run.tokenizer.decode) as completions,
     ):
-      guard = Guard(read(workdir), show.say)
+      guard, minutes = Guard(read(workdir), show.say), Minutes(settings.train.save_minutes)
       keep = functools.partial(save, checkpoints, (metrics, skips, completions), held, progress, collector, show)
       for step in range(progress.step, total):
         began, phase = time.perf_counter(), "sft" if step < first_rl else "train"
@@ -83,7 +83,7 @@ def train(run: Run, workdir: str | Path, *, show: Display, watch: Watch | None =
         if held.underway is None:
           held.underway = next_batch(run, supervised, collector, held, progress, others, step, preemption, completions)
         if held.underway is None or not learn(run, held, step, phase, skips, watch, preemption):
-          leave(keep, checkpoints, progress)
+          leave(keep, checkpoints, progress, show)
         stats, held.underway = held.underway.told | held.underway.numbers, None
         if DIFFERENCE in stats:  # of no token nothing was measured
           progress.difference = jax.numpy.where(stats["empty"] > 0, jax.numpy.inf, stats[DIFFERENCE])
@@ -94,13 +94,13 @@ def train(run: Run, workdir: str | Path, *, show: Display, watch: Watch | None =
         best = validation_due(settings, step + 1) and progress.validated(step, validate(run, held, pool, guard, step), metrics)
         if step + 1 == first_rl and settings.train.steps:
           begin_rl(run, held)
-        if (best or due(settings.train.save_every, step + 1) or step + 1 == first_rl) and step + 1 < total:
-          keep()
+        is_due = best or minutes.due() or due(settings.train.save_every, step + 1) or step + 1 == first_rl
+        keep(is_due and step + 1 < total)
         if preemption.asked and step + 1 < total:
-          leave(keep, checkpoints, progress)
+          leave(keep, checkpoints, progress, show)
       if "after" not in progress.results:
         progress.record("after", test(run, held.state.model, pool, show, "after"), metrics, max(total - 1, 0))
-        keep()
+        keep(wait=True)
   return progress.results
 
 
@@ -181,13 +181,14 @@ def names(samples: list[Sample], rollouts: Rollouts) -> list[list]:
   return [[str(one.row["id"]), int(one.written.visit), one.written.sample, *tokens] for one, *tokens in lengths]
 
 
-def leave(keep: Callable[[], None], checkpoints: Checkpoints, progress: Progress) -> None:
+def leave(keep: Callable[[], None], checkpoints: Checkpoints, progress: Progress, show: Display) -> None:
   """Ends a run that was asked to end.
 
   Where the newest checkpoint is of the step that is underway, that step will be done again from there.
   """
+  written(checkpoints, show, wait=True)
   if checkpoints.latest_step() != progress.step:
-    keep()
+    keep(wait=True)
   newest = checkpoints.latest_step()
   raise Preempted(
     f"asked to end, {'with nothing saved yet' if newest is None else f'saved at step {newest}'}; go on with the same --workdir"
@@ -212,9 +213,15 @@ def validation_due(settings: RunSettings, step: int) -> bool:
 
 def save(
   checkpoints: Checkpoints, rows: tuple[MetricsWriter | SkippedUpdates | Completions, ...], held: Held, progress: Progress,
-  collector: Collector | None, show: Display,
-) -> None:
-  """Saves a step; a full disk is told and the run goes on with the older steps as they were, and the rows in memory."""
+  collector: Collector | None, show: Display, is_due: bool = True, wait: bool = False,
+) -> None:  # fmt: skip
+  """Begins to save a step where that is due, and tells where the save before has failed.
+
+  A full disk is told and the run goes on, with the older steps as they were and the rows in memory.
+  """
+  written(checkpoints, show, wait=is_due)
+  if not is_due:
+    return
   problem = None
   try:
     for one in rows:
@@ -227,7 +234,16 @@ def save(
   progress.collector = collector.state() if collector else {}
   progress.underway = held.underway.to_host() if held.underway else {}
   try:
-    checkpoints.save(progress.step, saved_tree(held.state, held.reference, held.underway), progress.to_host())
+    checkpoints.begin(progress.step, saved_tree(held.state, held.reference, held.underway), progress.to_host())
+  except SaveFailed as error:
+    show.say(f"warning: {error}")
+  written(checkpoints, show, wait)
+
+
+def written(checkpoints: Checkpoints, show: Display, wait: bool) -> None:
+  """Looks whether the save underway has ended, or waits for it; one that failed is told, and the next is its next try."""
+  try:
+    checkpoints.finish() if wait else checkpoints.poll()
   except SaveFailed as error:
     show.say(f"warning: {error}")
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,7 +19,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxreason.checkpoint import Checkpoints, SaveFailed, lock
+import jaxreason
+from jaxreason.checkpoint import Checkpoints, SaveFailed, lock, manifest
 from jaxreason.errors import UserError
 
 REPOSITORY = Path(__file__).parents[1]
@@ -86,6 +88,39 @@ def test_saved_state_may_be_donated_at_once(tmp_path):
       state = advance(state)
     for step in range(5):
       assert (checkpoints.restore(state, step)[1]["w"] == step).all()
+
+
+def test_a_save_goes_on_beside_updates_that_donate_its_state(tmp_path):
+  advance = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
+  state = {"w": jnp.zeros((512, 512)), "one": jnp.zeros(())}
+  with Checkpoints(tmp_path, keep=9) as checkpoints:
+    for step in range(6):
+      checkpoints.begin(step, state, {})
+      assert step not in checkpoints.steps() or not checkpoints._underway.end.is_alive()
+      for _ in range(3):
+        state = advance(state)
+    checkpoints.finish()
+    for step in range(6):
+      restored = checkpoints.restore(state, step)[1]
+      assert (restored["w"] == 3 * step).all() and restored["one"] == 3 * step
+    checkpoints.begin(6, state, {})  # closing waits for it
+  with Checkpoints(tmp_path) as checkpoints:
+    assert checkpoints.unclosed is None and checkpoints.settle(print) == 6
+
+
+def test_an_older_step_lives_until_the_new_one_is_whole(tmp_path, monkeypatch):
+  with Checkpoints(tmp_path, keep=1) as checkpoints:
+    checkpoints.save(1, {"x": jnp.ones(3)}, {})
+    gate, write = threading.Event(), manifest.write
+    monkeypatch.setattr(manifest, "write", lambda *told: gate.wait(30) and write(*told))
+    checkpoints.begin(2, {"x": jnp.ones(3)}, {})
+    checkpoints.poll()
+    assert checkpoints.steps() == [1] and checkpoints.latest_step() == 1
+    gate.set()
+    checkpoints.finish()
+    assert checkpoints.steps() == [2]
+  about = json.loads((tmp_path / "2" / "manifest.json").read_text())["about"]
+  assert about["step"] == 2 and about["code"] == jaxreason.__version__ and len(about["config"]) == 64
 
 
 def test_part_of_a_state_restores_without_the_rest(tmp_path):
@@ -176,6 +211,7 @@ def test_reading_host_starts_no_device(tmp_path):
     checkpoints.save(4, {"x": jnp.ones(2)}, {"position": 7})
   program = """
 import sys
+import threading
 from jaxreason.checkpoint import Checkpoints
 with Checkpoints(sys.argv[1]) as checkpoints:
   print(checkpoints.latest_step(), checkpoints.read_host()["position"])
@@ -297,6 +333,7 @@ def test_killed_at_any_touch_of_the_disk_the_step_before_is_there(tmp_path):
 def test_killed_at_random_times_while_saving(tmp_path):
   program = """
 import sys
+import threading
 sys.path.insert(0, "tests")
 from test_checkpoint import state_at
 from jaxreason.checkpoint import Checkpoints

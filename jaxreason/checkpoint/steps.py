@@ -10,9 +10,7 @@ directory: an advisory lock that the kernel lets go of when its holder dies. Rea
 
 import contextlib
 import errno
-import hashlib
 import json
-import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -23,9 +21,10 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from jaxreason import processes
+from jaxreason import __version__, processes
 from jaxreason.checkpoint import lock, manifest
 from jaxreason.checkpoint.leaves import check_fits, named, signature
+from jaxreason.checkpoint.underway import Thread, Underway, hashed, one_voice, unused
 from jaxreason.errors import UserError
 
 _FORMAT = 3
@@ -63,6 +62,7 @@ class Checkpoints:
     self.unclosed: dict | None = None  # who held the directory last, if that run died before it could close
     self._manager: ocp.CheckpointManager | None = None
     self._lock: int | None = None
+    self._underway: Underway | None = None
     if not read_only:
       problem = None
       try:
@@ -91,7 +91,10 @@ class Checkpoints:
     self.close()
 
   def close(self) -> None:
-    """Lets go of the directory. A second call does nothing."""
+    """Waits for a save underway and lets go of the directory. A second call does nothing."""
+    underway, self._underway = self._underway, None
+    if underway is not None:
+      underway.end.join()
     self._drop_manager()
     if self._lock is not None:
       os.ftruncate(self._lock, 0)  # an empty lock file tells the next run that this one ended in good order
@@ -133,7 +136,7 @@ class Checkpoints:
         self._verified.add(step)
         return
       self._drop_manager()
-      os.rename(folder, _unused(self.directory / f"{_DAMAGED}{step}"))
+      os.rename(folder, unused(self.directory / f"{_DAMAGED}{step}"))
       say(f"warning: checkpoint {step} in {self.directory} is damaged ({wrong}); put aside as {_DAMAGED}{step}")
     damaged = sorted(path.name for path in self.directory.glob(f"{_DAMAGED}*"))
     if damaged:
@@ -153,10 +156,19 @@ class Checkpoints:
     return None if step is None else self._document(step)["host"]
 
   def save(self, step: int, state: Any, host: Mapping[str, Any], *, best_step: int | None = None) -> None:
-    """Writes a step, reads back that it is whole, then deletes the steps that are no longer kept.
+    """As `begin`, and waits for it: the step is on disk, read back and whole, and steps no longer kept are deleted.
 
-    Returns when the step is on disk, so `state` may be donated at once. A save while the disk is full leaves the older steps
-    as they were.
+    Raises:
+      SaveFailed, UserError: as `begin` and `finish`.
+    """
+    self.begin(step, state, host, best_step=best_step)
+    self.finish()
+
+  def begin(self, step: int, state: Any, host: Mapping[str, Any], *, best_step: int | None = None) -> None:
+    """Copies a state and writes it while the run goes on; `state` may be donated at once.
+
+    The step counts once `finish` or `poll` has returned: its manifest is written last, and older steps are deleted after that.
+    One save is underway at a time.
 
     Args:
       step: larger than every step on disk.
@@ -165,9 +177,10 @@ class Checkpoints:
       best_step: the step not to delete whatever its age; `host['best_step']` where not given.
 
     Raises:
-      SaveFailed: the step could not be written whole; it is gone again and nothing else has changed.
+      SaveFailed: this save could not begin, or the one before it, which was still underway, failed.
       UserError: `step` is not newer than those on disk, or this is a read-only view.
     """
+    self.finish()
     latest = max(self.steps(), default=None)
     if self.read_only:
       raise UserError(f"expected a checkpoint directory opened for writing, got {self.directory} opened read_only")
@@ -180,29 +193,55 @@ class Checkpoints:
     document = {"format": _FORMAT, "host": dict(host), "leaves": table}
     text = json.dumps(document)
     arrays = {name: leaf for name, leaf in leaves.items() if leaf.size}  # Orbax refuses arrays without elements
+    shapes = {name: leaf.shape for name, leaf in arrays.items()}
     try:
-      items = ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), host=ocp.args.JsonSave(document))
-      with _one_voice():
+      items = ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), host=ocp.args.JsonSave(json.loads(text)))
+      with one_voice():
         saved = self._open_manager().save(step, args=items, force=True)
-        self._manager.wait_until_finished()
-        self._manager.check_for_errors()
-        there, problem = self._folders(), None  # what all see, before any is deleted
-        try:
-          self._check_whole(step, text, arrays, saved)
-          if processes.is_first():
-            manifest.write(self.directory / str(step), {"step": step, "config": _hash(host.get("config"))})
-        except OSError as error:
-          problem = error
-        processes.agree(problem)
     except BaseException as error:
-      self._undo(step)
-      if not isinstance(error, Exception):
-        raise
-      raise SaveFailed(
-        f"checkpoint of step {step} in {self.directory} failed, older steps are intact: {str(error)[:400]}"
-      ) from error
+      self._fail(step, error)
+    about = {"step": step, "config": hashed(host.get("config")), "code": __version__}
+    end = Thread(lambda: self._complete(step, text, shapes, saved, about))
+    self._underway = Underway(step, host.get("best_step") if best_step is None else best_step, end)
+
+  def poll(self) -> None:
+    """As `finish` where the save underway has ended on every process, else nothing; all of them call it."""
+    if self._underway and all(processes.exchanged(not self._underway.end.is_alive())):
+      self.finish()
+
+  def finish(self) -> None:
+    """Waits for the save underway, if there is one, and then deletes the steps that are no longer kept.
+
+    Raises:
+      SaveFailed: it could not be written whole; it is gone again and nothing else has changed.
+    """
+    if self._underway is None:
+      return
+    (step, best, end), self._underway = self._underway, None
+    try:
+      end.join()
+      there = self._folders()  # what all see, before any is deleted
+      processes.agree(end.problem)
+    except BaseException as error:
+      self._fail(step, error)
     self._verified.add(step)
-    self._retire(there, step, host.get("best_step") if best_step is None else best_step)
+    self._retire(there, step, best)
+
+  def _complete(self, step: int, text: str, shapes: Mapping[str, tuple], saved: bool, about: Mapping[str, Any]) -> None:
+    with one_voice():
+      self._manager.wait_until_finished()
+      self._manager.check_for_errors()
+      self._check_whole(step, text, shapes, saved)
+      if processes.is_first():
+        manifest.write(self.directory / str(step), about)
+
+  def _fail(self, step: int, error: BaseException) -> None:
+    self._undo(step)
+    if not isinstance(error, Exception):
+      raise error
+    raise SaveFailed(
+      f"checkpoint of step {step} in {self.directory} failed, older steps are intact: {str(error)[:400]}"
+    ) from error
 
   def restore(self, like: Any, step: int | None = None, *, partial: bool = False) -> tuple[int, Any, dict]:
     """Reads a step, bit for bit, onto the shardings of `like`.
@@ -253,11 +292,11 @@ class Checkpoints:
       raise UserError(f"expected checkpoint format {_FORMAT}, got {document['format']} in {path}; use the version of its run")
     return document
 
-  def _check_whole(self, step: int, text: str, arrays: Mapping[str, jax.Array], saved: bool) -> None:
-    written = self._manager.item_metadata(step)["state"].tree if saved and arrays else {}
+  def _check_whole(self, step: int, text: str, expected: Mapping[str, tuple], saved: bool) -> None:
+    written = self._manager.item_metadata(step)["state"].tree if saved and expected else {}
     shapes = {name: tuple(leaf.shape) for name, leaf in written.items()}
     same = json.dumps(self._document(step)) == text or not processes.is_first()  # who wrote it
-    if not saved or not same or shapes != {name: leaf.shape for name, leaf in arrays.items()}:
+    if not saved or not same or shapes != expected:
       raise OSError(errno.EIO, "what is on disk is not what was saved")
 
   def _retire(self, steps: list[int], newest: int, best: int | None) -> None:
@@ -296,7 +335,6 @@ class Checkpoints:
     if self._manager is None:  # made on first use, because making it starts the devices
       options = ocp.CheckpointManagerOptions(
         create=False,
-        enable_async_checkpointing=False,
         max_to_keep=None,
         todelete_subdir=_DELETED,
         save_root_metadata=False,
@@ -310,25 +348,3 @@ class Checkpoints:
     if manager is not None:
       with contextlib.suppress(Exception):  # what a failed save left inside it has been told already
         manager.close()
-
-
-@contextlib.contextmanager
-def _one_voice():
-  """Holds back Orbax's own log lines: it prints a traceback per thread for what `SaveFailed` says in one line."""
-  logger = logging.getLogger("absl")
-  before = logger.level
-  logger.setLevel(logging.CRITICAL)
-  try:
-    yield
-  finally:
-    logger.setLevel(before)
-
-
-def _hash(config: Any) -> str:
-  return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
-
-
-def _unused(path: Path) -> Path:
-  """The path, or with a number behind it where there is one of that name."""
-  names = (path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 1000)))
-  return next(name for name in names if not name.exists())

@@ -1,8 +1,8 @@
 """Floor 5, command line: `jaxreason doctor`.
 
 What enters: nothing but this machine. What leaves: for each thing that a run needs, whether it works here and what is wrong
-where it does not: versions, devices, the disk, the sandbox and the proof that it holds, the verifier pool on known answers, a
-checkpoint's way there and back, and a tiny model's compiled decoding against its full forward pass.
+where it does not: versions, devices, collectives over them, the disk, the sandbox and the proof that it holds, the verifier
+pool on known answers, a checkpoint's way there and back, and a tiny model's compiled decoding against its full forward pass.
 """
 
 import argparse
@@ -57,6 +57,7 @@ def command(arguments: argparse.Namespace) -> int:
   looks: dict[str, Callable[[], str]] = {
     "python": _python,
     "devices": lambda: _devices(arguments.platform),
+    "mesh": _mesh,
     "disk": lambda: _disk(workdir),
     "sandbox": _sandbox,
     "verifiers": _verifiers,
@@ -65,7 +66,7 @@ def command(arguments: argparse.Namespace) -> int:
   }
   checks = []
   for name, look in looks.items():
-    blind = name in ("checkpoint", "decode") and not checks[1].ok
+    blind = name in ("mesh", "checkpoint", "decode") and not checks[1].ok
     checks.append(Check(name, False, "not tried without a device", 0.0) if blind else _checked(name, look))
     if not arguments.json and not (arguments.quiet and checks[-1].ok):
       print(f"{'ok   ' if checks[-1].ok else 'WRONG'} {name:<11} {checks[-1].detail}", flush=True)
@@ -101,6 +102,34 @@ def _devices(platform: str | None) -> str:
   told: list[str] = []
   devices = platforms.start(platform, told.append)
   return "; ".join([platforms.described(devices), *told])
+
+
+def _mesh() -> str:
+  """A sum and a gathering over all devices, in one program, against what they have to be."""
+  import jax
+  import jax.numpy as jnp
+  import numpy as np
+  from jax.sharding import PartitionSpec
+
+  from jaxreason import processes, sharding
+
+  devices = jax.devices()
+  mesh = sharding.make_mesh(devices=devices)
+  axes, size = tuple(mesh.axis_names), len(devices)
+
+  def collectives(x):
+    return jax.lax.psum(x, axes), jax.lax.all_gather(x, axes, tiled=True)
+
+  rows = jax.make_array_from_callback(
+    (size,), jax.sharding.NamedSharding(mesh, PartitionSpec(axes)), lambda index: np.arange(size, dtype=np.float32)[index]
+  )
+  whole = PartitionSpec()
+  program = jax.shard_map(collectives, mesh=mesh, in_specs=PartitionSpec(axes), out_specs=(whole, whole), check_vma=False)
+  total, gathered = jax.jit(program)(rows)
+  if float(jnp.squeeze(total)) != size * (size - 1) / 2 or not np.array_equal(np.asarray(gathered), np.arange(size)):
+    raise Wrong(f"a sum and a gathering over {size} devices expected {size * (size - 1) // 2} and 0..{size - 1}, got others")
+  shape = ", ".join(f"{name} {extent}" for name, extent in mesh.shape.items() if extent > 1) or "one device"
+  return f"{processes.count()} process{'es' if processes.count() > 1 else ''}, {shape}: sums and gatherings are right"
 
 
 def _disk(workdir: Path) -> str:

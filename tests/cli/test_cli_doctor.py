@@ -13,10 +13,10 @@ def test_a_healthy_machine_is_told_so_in_one_json_object(tmp_path, capsys):
   assert main(["doctor", "--json", f"--workdir={tmp_path / 'runs'}"]) == 0
   told = json.loads(capsys.readouterr().out)
   assert told["ok"] and [check["name"] for check in told["checks"]] == [
-    "python", "devices", "disk", "sandbox", "verifiers", "checkpoint", "decode",
+    "python", "devices", "mesh", "disk", "sandbox", "verifiers", "checkpoint", "decode",
   ]  # fmt: skip
   assert sum(check["seconds"] for check in told["checks"]) < 30
-  sandbox = told["checks"][3]
+  sandbox = told["checks"][4]
   assert sandbox["detail"].split(":")[0] in ("jail", "lite")
   assert any("a planted secret fails" in line for line in sandbox["lines"])
   assert told["versions"]["jax"] == jax.__version__
@@ -40,4 +40,4 @@ def test_without_the_device_asked_for_what_needs_one_is_not_tried(tmp_path, monk
   monkeypatch.setattr(doctor, "_verifiers", lambda: "not looked at")
   assert main(["doctor", "--platform=tpu", f"--workdir={tmp_path}", *json_too]) == 1
   told = capsys.readouterr().out
-  assert "--platform=tpu expected such a device" in told and told.count("not tried without a device") == 2
+  assert "--platform=tpu expected such a device" in told and told.count("not tried without a device") == 3

@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,12 @@ def run(workdir: str) -> None:
   built, kept, limits = build(chosen), {}, resource.getrlimit(resource.RLIMIT_FSIZE)
 
   def watch(step, *_):
+    reader = Checkpoints(Path(workdir) / "full" / "checkpoints", read_only=True)
+    while step == FULL and FULL not in reader.steps():
+      time.sleep(0.01)  # the save goes on beside the run, and is to be whole before the disk is full
     if step in (FULL, ROOM):
       resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]) if step == FULL else limits)
-    kept[step] = Checkpoints(Path(workdir) / "full" / "checkpoints", read_only=True).steps()
+    kept[step] = reader.steps()
 
   with display({"sft": chosen.sft.steps, "train": chosen.train.steps}) as show:
     undisturbed = train.train(built, Path(workdir) / "whole", show=show)
