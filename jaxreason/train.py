@@ -66,8 +66,7 @@ def train(run: Run, workdir: str | Path, *, show: Display, watch: Watch | None =
     held, progress = resume(run, checkpoints, collector.fingerprint, show)
     if progress.collector:
       collector.restore(progress.collector)
-    others = (run.teacher_params() if run.teacher_params else None, open_scorer(run))
-    supervised = Demonstrations(run)
+    others, supervised = (run.teacher_params() if run.teacher_params else None, open_scorer(run)), Demonstrations(run)
     with (
       MetricsWriter(workdir, first_step=progress.step, on_numbers=told_to(show)) as metrics,
       SkippedUpdates(workdir, first_step=progress.step + bool(progress.underway)) as skips,
