@@ -47,6 +47,14 @@ class Appended:
       os.close(self._file)
       self._file = None
 
+  def end(self, failing: bool) -> None:
+    """As `close`; where the run ends by an exception already, that is the one to tell, and a full disk is not."""
+    try:
+      self.close()
+    except OSError:
+      if not failing:
+        raise
+
   def _write(self) -> None:
     while self._held:
       size = os.fstat(self._file).st_size

@@ -5,6 +5,7 @@ What enters: the samples of a training step. What leaves: a line each, {"step", 
 first few of a step. The lines of a step that is done again are dropped and come again. `read` gives them back.
 """
 
+import functools
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -32,7 +33,7 @@ class Completions:
   """
 
   def __init__(self, workdir: str | os.PathLike, *, first_step: int, decode: Callable[[list[int]], str]):
-    self._decode = decode
+    self._piece = functools.cache(lambda token: decode([token]))  # a step writes the same tokens again and again
     self._file: Appended | None = None
     if processes.is_first():
       path = Path(workdir) / FILE
@@ -42,9 +43,9 @@ class Completions:
   def __enter__(self) -> "Completions":
     return self
 
-  def __exit__(self, *_) -> None:
+  def __exit__(self, kind, *_) -> None:
     if self._file is not None:
-      self._file.close()
+      self._file.end(failing=kind is not None)
 
   def write(self, step: int, samples: Sequence[Sample]) -> None:
     """Takes the samples that a step learns from."""
@@ -68,7 +69,7 @@ class Completions:
     if detailed:
       record = sample.written.record
       line["logprobs"] = [round(float(value), 3) for value in np.asarray(record.logprobs)]
-      line["pieces"] = [self._decode([int(token)]) for token in np.asarray(record.tokens)]
+      line["pieces"] = [self._piece(int(token)) for token in np.asarray(record.tokens)]
     return line
 
 

@@ -37,10 +37,10 @@ class SkippedUpdates:
   def __enter__(self) -> "SkippedUpdates":
     return self
 
-  def __exit__(self, *_) -> None:
+  def __exit__(self, kind, *_) -> None:
     self._write(before=None)
     if self._file is not None:
-      self._file.close()
+      self._file.end(failing=kind is not None)
 
   def note(self, step: int, phase: str, stats: dict[str, Any], samples: list[list]) -> None:
     """Takes one update's numbers (`skipped` and `empty` are read) and its samples, [row id, visit id, sample, ...] each."""

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import random
 
 import pytest
 
@@ -19,13 +20,15 @@ def run_of(folder, *, samples, name="a", steps=3):
   rows = [{"step": step, "reward": step / steps} | numbers for step in range(steps)]
   (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
   statuses = ("correct", "wrong", "unparsable", "infra_error")
+  text = random.Random(0)  # so that it hardly compresses
   with open(workdir / "completions.jsonl", "w") as file:
     for number in range(samples):
       status = statuses[number % 4]
       reward = {"correct": 1.0, "infra_error": None}.get(status, 0.0)
       line = {
         "step": number * steps // samples, "phase": "train", "id": str(number // 4), "visit": number // 4, "sample": number % 4,
-        "prompt": EVIL if number < 4 else f"question {number // 4}", "response": f"{EVIL} answer {number}" + "x" * 300,
+        "prompt": EVIL if number < 4 else f"question {number // 4}",
+        "response": f"{EVIL} answer {number} " + text.randbytes(150).hex(),
         "status": status, "reward": reward, "tokens": 3, "finished": status != "unparsable", "turns": 1, "detail": EVIL,
       }  # fmt: skip
       if number % 4 < 2:

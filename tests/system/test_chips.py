@@ -131,7 +131,7 @@ def test_the_smallest_plans_fit_and_one_that_does_not_says_what_to_change(compil
   (plan,) = run("plan", f"--config={config}", f"--topology={topology}", "--json", *mesh)
   assert plan["fits"] and [one["name"] for one in plan["programs"]] == ["prepare", "prefill", "insert", "decode", "update"]
   held = plan["held"]
-  assert held["optimizer"] == 2 * held["weights"] + 8 or abs(held["optimizer"] / held["weights"] - 2) < 0.01
+  assert 0 <= held["optimizer"] - 2 * held["weights"] < 1024  # Adam's two moments, and its count
   for one in plan["programs"]:
     assert one["total"] == one["arguments"] + one["temporary"] + one["resident"] <= one["allowed"], one
     assert one["seconds_at_least"] > 0, one
