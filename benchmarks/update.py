@@ -1,6 +1,7 @@
 """How near an update comes to what the machine can do, and what packing and chunked log-probabilities save.
 
     python -m benchmarks.update [--only share,packed,head,prefix,quickstart] [--model smollm2|tiny] [--repeats 2]
+    python -m benchmarks.update --only mfu [--model smollm2|qwen]       # on an accelerator
 
 Random weights of SmolLM2-135M's shape; a whole update is timed, AdamW and clipping included. `share` is of the rate of one
 large product, measured before and after, at 6 flops per parameter and token, which counts the output matrix at prompts too;
@@ -22,10 +23,11 @@ import numpy as np
 from benchmarks import losses
 from benchmarks.measuring import MODELS, by_turns, matmul_rate, show
 from jaxreason import optimizer, packing, update
-from jaxreason.model import weights
+from jaxreason.model import training_attention, weights
 from jaxreason.model.config import ModelConfig
 from jaxreason.objective import Objective
 from jaxreason.optimizer import OptimizerConfig
+from jaxreason.plan import chips
 from jaxreason.records import Batch
 
 CHUNK_TOKENS = 512  # positions whose logits are in memory at once, in all rows
@@ -55,11 +57,11 @@ def packed(given: Batch, row_tokens: int, micro_batches: int, group: int = 1) ->
 class Update:
   """One compiled update and the state that it goes on from: `run()` makes a step and gives its loss."""
 
-  def __init__(self, config: ModelConfig, given: Batch, micro_batches: int, objective: Objective | None = None):
+  def __init__(self, config: ModelConfig, given: Batch, micro_batches: int, chunk_tokens: int = CHUNK_TOKENS):
     transformation = optimizer.transformation(OptimizerConfig(), 10, weights.roles(config))
     step = functools.partial(
-      update.update, config=config, objective=objective or Objective(), transformation=transformation,
-      micro_batches=micro_batches, chunk_tokens=CHUNK_TOKENS,
+      update.update, config=config, objective=Objective(), transformation=transformation,
+      micro_batches=micro_batches, chunk_tokens=chunk_tokens,
     )  # fmt: skip
     start = functools.partial(update.initialize, transformation=transformation)
     self._state = jax.jit(lambda key: start(weights.initialize(config, key)))(jax.random.key(0))
@@ -91,6 +93,37 @@ def share(config: ModelConfig, dtype: str, asked: float, repeats: int) -> dict:
     "s": took, "tokens/s": tokens / took, "Gflop/s at most": rate / 1e9,
     "at what is computed": computed / took / rate, "share": 6 * size * tokens / took / rate, "asked": asked,
   }  # fmt: skip
+
+
+def mfu(config: ModelConfig, asked: float, repeats: int) -> list[dict]:
+  """Share of the chip's stated bfloat16 rate, 6 flops per parameter and token: 32 samples of 256 + 768 tokens, by what is kept
+  for the backward pass and by micro-batches; attention's products and what is computed twice count nothing."""
+  device = jax.devices()[0]
+  kernel, why = training_attention.choose(
+    device.platform, heads=config.heads, kv_heads=config.kv_heads, head_dim=config.head_dim
+  )
+  peak = chips.CHIPS["h100"].flops if "H100" in device.device_kind or "H200" in device.device_kind else float("nan")
+  print(f"training attention: {why}; one large bfloat16 product reaches "
+        f"{matmul_rate(jnp.dtype('bfloat16')) / 1e12:.0f} Tflop/s, stated are {peak / 1e12:.0f}")  # fmt: skip
+  given, found = batch(np.full(32, 256), np.full(32, 1024), config.vocab_size), []
+  tokens = int(given.lengths.sum())
+  for remat, micro_batches, kernel_ in (
+    ("none", 8, kernel), ("attention", 4, kernel), ("attention", 2, kernel), ("block", 4, kernel), ("block", 2, kernel)
+  ):  # fmt: skip
+    one = dataclasses.replace(config, compute_dtype="bfloat16", attention=kernel_, remat=remat)
+    name = f"update, bfloat16, 32 of 256 + 768, {kernel_}, remat {remat}, {micro_batches} micro-batches"
+    try:
+      step = Update(one, given, micro_batches, chunk_tokens=2048)
+      (took,) = by_turns([step.run], repeats)
+    except jax.errors.JaxRuntimeError as error:
+      print(f"{name}: {str(error).splitlines()[0][:150]}", flush=True)
+      continue
+    planned = step.temporaries / 1e9
+    del step
+    share = 6 * weights.count(config) * tokens / took / peak
+    found.append({"work": name, "s": took, "tokens/s": tokens / took, "temporary GB": planned, "mfu": share, "asked": asked})
+    show(found[-1])
+  return found
 
 
 def long_tailed(samples: int, longest: int, ratio: float = 0.3) -> np.ndarray:
@@ -166,6 +199,8 @@ def main() -> None:
   if "share" in parts:
     show(share(config, "float32", 0.50, given.repeats))
     show(share(config, "bfloat16", 0.38, given.repeats))
+  if "mfu" in parts:
+    mfu(config, {"smollm2": 0.15, "qwen": 0.35}.get(given.model), given.repeats)
   if "packed" in parts:
     show(packed_over_padded(config, given.repeats))
   if "prefix" in parts:

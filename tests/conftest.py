@@ -14,7 +14,10 @@ flags = ["--xla_backend_optimization_level=0"]
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones have no such switch and refuse to start
   flags.append("--xla_cpu_use_fusion_emitters=false")
 
-os.environ["JAX_PLATFORMS"] = "cpu"
+ON_GPU = "JAXREASON_TEST_GPU" in os.environ  # make test-gpu
+
+if not ON_GPU:
+  os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 # Many files compile the same tiny programs. One that comes from here is still one that had to be asked for: tests that count
@@ -22,7 +25,8 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache" / "xla")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags]).strip()
+if not ON_GPU:
+  os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags]).strip()
 
 
 @pytest.fixture(scope="module")

@@ -39,17 +39,24 @@ def _backward(axis, precision, factors, slope):
   x, y = factors
   slope, leading = slope.astype(x.dtype), y.ndim - 2
   rows = tuple(range(leading, x.ndim - 1))
-  of_x = _summed(slope, y, (x.ndim - 1,), (y.ndim + (ROWS + COLUMNS - axis),), leading, precision)
-  of_y = _summed(*((slope, x) if axis == ROWS else (x, slope)), rows, rows, leading, precision)
-  return of_x.astype(x.dtype), of_y.astype(y.dtype)
+  of_x = _rounded(slope, y, (x.ndim - 1,), (y.ndim + (ROWS + COLUMNS - axis),), leading, precision)
+  of_y = _rounded(*((slope, x) if axis == ROWS else (x, slope)), rows, rows, leading, precision)
+  return of_x, of_y
 
 
 product.defvjp(_forward, _backward)
 
 
-def _summed(x, y, of_x: tuple[int, ...], of_y: tuple[int, ...], leading: int, precision):
-  batch, wide = tuple(range(leading)), jnp.promote_types(x.dtype, jnp.float32)
+def _summed(x, y, of_x: tuple[int, ...], of_y: tuple[int, ...], leading: int, precision, wide=None):
+  batch, wide = tuple(range(leading)), wide or jnp.promote_types(x.dtype, jnp.float32)
   return jax.lax.dot_general(x, y, ((of_x, of_y), (batch, batch)), precision=precision, preferred_element_type=wide)
+
+
+def _rounded(x, y, of_x, of_y, leading, precision):
+  """The sums in the factors' dtype. An accelerator's products round as they write; a CPU's would sum in that dtype too."""
+  sums = functools.partial(_summed, of_x=of_x, of_y=of_y, leading=leading, precision=precision)
+  on_cpu, elsewhere = lambda x, y: sums(x, y).astype(x.dtype), functools.partial(sums, wide=x.dtype)
+  return jax.lax.platform_dependent(x, y, cpu=on_cpu, default=elsewhere)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
