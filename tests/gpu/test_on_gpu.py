@@ -84,7 +84,7 @@ def test_training_attention_and_its_gradients_are_plain_xlas(shape, sees, dtype)
     near(got, expected, dtype)
 
 
-@pytest.mark.parametrize(("dtype", "most"), [("float32", 2e-2), ("bfloat16", 0.25)])
+@pytest.mark.parametrize(("dtype", "most"), [("float32", 1e-4), ("bfloat16", 0.25)])
 def test_a_rollout_records_what_the_update_computes(dtype, most):
   """By the kernels that a GPU is given, on SmolLM2-135M's shape: nats at the worst of 2,048 tokens."""
   config = dataclasses.replace(MODELS["smollm2"], compute_dtype=dtype, layers=8)
@@ -92,9 +92,9 @@ def test_a_rollout_records_what_the_update_computes(dtype, most):
   assert kernel == "pallas_gpu"
   chosen = settings.RunSettings()
   rollout = dataclasses.replace(chosen.rollout, prompts=4, group=8, max_new_tokens=64, max_prompt_tokens=64)
-  chosen = dataclasses.replace(chosen, rollout=rollout)
+  chosen = dataclasses.replace(chosen, rollout=rollout, model=dataclasses.replace(chosen.model, compute_dtype=dtype))
   config = build.settled(config, chosen, make_mesh(MeshSizes(), jax.devices()[:1]))
-  assert config.attention == "pallas_gpu"
+  assert (config.attention, config.compute_dtype) == ("pallas_gpu", dtype)
   params = jax.jit(lambda key: weights.initialize(config, key))(jax.random.key(0))
   prompts = np.random.default_rng(0).integers(3, config.vocab_size, (4, 46)).tolist()
   step = WholeStep(chosen, config, params, prompts, lambda samples: [sum(tokens) % 7 / 7 for tokens in samples])
