@@ -44,12 +44,13 @@ def to_the_end(workdir, cache, *kind) -> dict:
   return json.loads(told.splitlines()[-1])
 
 
-def killed(workdir, cache, line: str, delay: float, *kind) -> None:
-  """Starts the run and kills it some seconds after it has printed the line."""
+def killed(workdir, cache, line: str | int, delay: float, *kind) -> None:
+  """Starts the run and kills it some seconds after it has printed the line, or one of a step that is this or a later one."""
   process = start(workdir, cache, *kind)
   try:
     for told in process.stdout:
-      if told.strip() == line:
+      phase, _, step = told.strip().partition(" ")
+      if told.strip() == line or (isinstance(line, int) and phase in ("sft", "train") and int(step) >= line):
         break
     time.sleep(delay)
   finally:
@@ -86,7 +87,7 @@ def whole(tmp_path_factory, cache):
 def test_a_run_killed_at_three_random_moments_ends_like_one_that_was_not(whole, cache, tmp_path):
   """One kill among the supervised steps, one in the test before reinforcement learning or its first steps, one later on."""
   chosen, draw = tiny_run.settings(), random.Random(17)
-  first, total = chosen.sft.steps, chosen.sft.steps + chosen.train.steps
+  first = chosen.sft.steps
   moments = [
     (f"sft {draw.randrange(first // 2)}", draw.uniform(0, 0.2)),
     (f"sft {first - 1}", draw.uniform(0, 0.5)),
@@ -94,11 +95,27 @@ def test_a_run_killed_at_three_random_moments_ends_like_one_that_was_not(whole, 
   ]
   for line, delay in moments:
     killed(tmp_path, cache, line, delay)
-  results = to_the_end(tmp_path, cache)
+  ends_like(whole, cache, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_run_killed_at_ten_random_moments_ends_like_one_that_was_not(whole, cache, tmp_path, seed):
+  """Within a step, a save or the test before reinforcement learning, as the delay falls."""
+  chosen, draw = tiny_run.settings(), random.Random(seed)
+  total = chosen.sft.steps + chosen.train.steps
+  for step in sorted(draw.randrange(total - 3) for _ in range(10)):
+    killed(tmp_path, cache, step, draw.uniform(0, 0.3))
+  ends_like(whole, cache, tmp_path)
+
+
+def ends_like(whole, cache, workdir) -> None:
+  """The run, taken up again, ends with what the undisturbed one has: results, rows, and every bit of its last checkpoint."""
+  results, chosen = to_the_end(workdir, cache), tiny_run.settings()
   assert results == whole[1]
-  assert metrics.deterministic(metrics.read(tmp_path)) == metrics.deterministic(metrics.read(whole[0]))
-  (step, arrays, host), (other_step, other_arrays, other_host) = kept(tmp_path), kept(whole[0])
-  assert step == other_step == total
+  assert metrics.deterministic(metrics.read(workdir)) == metrics.deterministic(metrics.read(whole[0]))
+  (step, arrays, host), (other_step, other_arrays, other_host) = kept(workdir), kept(whole[0])
+  assert step == other_step == chosen.sft.steps + chosen.train.steps
   assert host == other_host
   jax.tree.map(np.testing.assert_array_equal, arrays, other_arrays)
 
