@@ -50,7 +50,8 @@ def killed(workdir, cache, line: str | int, delay: float, *kind) -> None:
   try:
     for told in process.stdout:
       phase, _, step = told.strip().partition(" ")
-      if told.strip() == line or (isinstance(line, int) and phase in ("sft", "train") and int(step) >= line):
+      later = isinstance(line, int) and phase in ("sft", "train") and step.isdigit() and int(step) >= line
+      if later or told.strip() == line:
         break
     time.sleep(delay)
   finally:
